@@ -1,0 +1,69 @@
+/* The agent's configuration: SPIRE's agent.conf keys and defaults. */
+#ifndef ASSAY_AGENT_OPTIONS_H
+#define ASSAY_AGENT_OPTIONS_H
+
+#include "lib/clock.h"
+#include "lib/crypto.h"
+#include "lib/entry.h"
+#include "lib/log.h"
+
+#define AGENT_SOCKET_DEFAULT "/run/assay/agent/public/api.sock"
+#define AGENT_ADMIN_SOCKET_DEFAULT "/run/assay/agent/private/admin.sock"
+#define AGENT_CONFIG_DEFAULT "/etc/assay/agent.conf"
+#define AGENT_DATA_DEFAULT "/var/lib/assay/agent"
+
+struct agent_options {
+	char *trust_domain;
+	char *server_address;
+	int server_port;
+	char *data_dir;
+	char *socket_path;
+	char *admin_socket_path; /* NULL: off */
+	bool allow_unauthenticated_verifiers;
+	struct strings allowed_foreign_jwt_claims;
+	struct strings authorized_delegates;
+	int64_t availability_target_ns;
+	bool insecure_bootstrap;
+	char *join_token, *join_token_file;
+	char *trust_bundle_path, *trust_bundle_url, *trust_bundle_unix_socket;
+	bool trust_bundle_spiffe_format; /* else PEM */
+	int jwt_svid_cache_max_size, x509_svid_cache_max_size;
+	char *log_file;
+	enum log_level log_level;
+	bool log_json, log_source_location;
+	enum key_type workload_key_type;
+	int64_t sync_interval_ns; /* against servers without Sync/Watch */
+	bool use_sync_authorized_entries;
+	bool disable_workload_api;
+
+	/* plugins */
+	bool keymgr_memory;
+	char *keys_dir; /* disk key manager: <directory>/keys.json; default data_dir */
+	bool attest_join_token, attest_x509pop; /* exactly one */
+	char *x509pop_private_key_path, *x509pop_certificate_path, *x509pop_intermediates_path;
+	bool attestor_unix;
+	bool unix_discover_workload_path;
+	int64_t unix_workload_size_limit; /* 0: no limit, negative: no hash */
+
+	bool health_enabled;
+	char *health_address;
+	int health_port;
+	char *health_live_path, *health_ready_path;
+	bool prometheus_enabled;
+	char *prometheus_host;
+	int prometheus_port;
+};
+
+struct agent_flags {
+	const char *config, *server_address, *trust_domain, *data_dir, *socket_path, *join_token,
+		*join_token_file, *trust_bundle, *trust_bundle_url, *trust_bundle_format, *log_file,
+		*log_format, *log_level;
+	int server_port;
+	bool insecure_bootstrap, allow_unauthenticated_verifiers, disable_workload_api,
+		disable_sds_api, expand_env, log_source_location;
+};
+int agent_options_load(struct agent_options *ret, const struct agent_flags *f, struct buf *problems,
+	struct err *e) MUST_USE;
+void agent_options_deinit(struct agent_options *o);
+
+#endif

@@ -1,0 +1,53 @@
+#!/bin/sh
+# Installs what the build (or the tests, or the lint) needs on Debian 12, by package name, if it is missing.
+#   deploy/deps.sh build|test|lint …
+# Without root and without password-free sudo it says which packages to install and fails.
+set -eu
+
+build="gcc g++ make pkg-config git ca-certificates autoconf automake libtool xz-utils libgrpc-dev libprotobuf-c-dev protobuf-c-compiler
+ protobuf-compiler libprotobuf-dev libuv1-dev libsqlite3-dev libjansson-dev libhttp-parser-dev libabsl-dev libre2-dev libc-ares-dev
+ zlib1g-dev"
+test="openssl sqlite3 curl python3 iproute2 procps psmisc mandoc jq"
+lint="clang clang-format clang-tidy cppcheck shellcheck"
+fuzz="clang libclang-rt-14-dev"
+
+want=
+for group in "$@"; do
+	case $group in
+	build) want="$want $build" ;;
+	test) want="$want $test" ;;
+	lint) want="$want $lint" ;;
+	fuzz) want="$want $fuzz" ;;
+	*) echo "deps.sh: no such group: $group (build, test, lint, fuzz)" >&2; exit 2 ;;
+	esac
+done
+# cargo is only the carrier of wolfSSL's source: see wolfssl.sh.
+if [ "${1:-}" = build ] && ! command -v cargo >/dev/null && ! "$(dirname "$0")/wolfssl.sh" --is-built; then
+	want="$want cargo"
+fi
+
+missing=
+for p in $want; do
+	s=$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)
+	[ "$s" = installed ] || missing="$missing $p"
+done
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ]; then
+	as_root=
+elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+	as_root="sudo -n"
+else
+	echo "These Debian packages are needed and missing; install them as root, then run make again:" >&2
+	echo "  apt-get install$missing" >&2
+	exit 1
+fi
+if ! command -v apt-get >/dev/null; then
+	echo "This is not Debian. Needed here, by their Debian names:$missing" >&2
+	exit 1
+fi
+echo "installing:$missing"
+export DEBIAN_FRONTEND=noninteractive
+# shellcheck disable=SC2086
+$as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null 2>&1 ||
+	{ $as_root apt-get update -qq && $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null; }

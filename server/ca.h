@@ -1,0 +1,90 @@
+/*
+ * The server's signing authorities: X.509 CA and JWT keys, prepared, activated and rotated by exact
+ * timers; the journal of them; and the signing of X509-SVIDs and JWT-SVIDs.
+ *
+ * An authority is prepared when half of its life is over (at most 30 days before the end),
+ * activated when one sixth is left (at most 7 days), and leaves the bundle 24 h after its end. Key
+ * slots alternate: x509-CA-A/B, JWT-Signer-A/B. Loop thread, except where a function says
+ * otherwise.
+ */
+#ifndef ASSAY_SERVER_CA_H
+#define ASSAY_SERVER_CA_H
+
+#include "lib/jwt.h"
+#include "lib/keymgr.h"
+#include "server/store.h"
+
+struct ca;
+
+struct ca_options {
+	struct loop *loop;
+	struct store *store;
+	struct keymgr *keymgr;
+	const char *trust_domain;
+	enum key_type x509_key_type, jwt_key_type;
+	const char *country, *organization, *common_name;
+	int64_t ca_ttl_ns, x509_svid_ttl_ns, jwt_svid_ttl_ns, agent_ttl_ns;
+	const char *jwt_issuer;
+	bool disable_jwt;
+};
+/* Reads the journal; ready(arg, e) once an active authority of each kind is in the stored bundle.
+ */
+int ca_new(const struct ca_options *o, void (*ready)(void *arg, const struct err *e), void *arg,
+	struct ca **ret, struct err *e) MUST_USE;
+void ca_free(struct ca *ca);
+bool ca_ready(const struct ca *ca);
+
+/* The current bundle of the own trust domain (borrowed; changes with each store change), fed by the
+ * observer. */
+struct bundle *ca_bundle(const struct ca *ca);
+void ca_bundle_changed(struct ca *ca, struct bundle *b); /* the store's observer calls this */
+/* fn(arg) after the active X.509 authority changed (the server renews its own SVID). */
+void ca_on_activate(struct ca *ca, void (*fn)(void *arg), void *arg);
+/* A counted snapshot of the active X.509 authority for signing on workers. NULL before ready. */
+struct ca_issuer;
+struct ca_issuer *ca_issuer(struct ca *ca);
+struct ca_issuer *ca_issuer_ref(struct ca_issuer *i);
+void ca_issuer_unref(struct ca_issuer *i);
+
+/* What an X509-SVID is made of. Borrowed. */
+struct ca_x509_params {
+	const char *spiffe_id;
+	struct bytes spki;
+	const char *const *dns_names;
+	size_t n_dns_names;
+	struct bytes subject_raw; /* n = 0: C=US, O=SPIRE, and CN = first DNS name if any */
+	int64_t ttl_ns;           /* 0: the server's default for workloads */
+	bool agent;               /* default is agent_ttl */
+	struct wall now;
+};
+struct ca_x509_svid {
+	struct buf chain; /* concatenated DER, leaf first, self-signed root left out */
+	struct buf leaf;
+	int64_t expires_at;
+	char serial[48]; /* decimal */
+};
+/* Any thread. Checks its own output (2.5) before it gives it out. */
+int ca_sign_x509_svid(struct ca_issuer *i, const struct ca_x509_params *p, struct ca_x509_svid *ret,
+	struct err *e) MUST_USE;
+void ca_x509_svid_deinit(struct ca_x509_svid *s);
+
+struct ca_jwt_issuer;
+struct ca_jwt_issuer *ca_jwt_issuer(
+	struct ca *ca); /* a new reference; NULL before ready or when JWT is disabled */
+void ca_jwt_issuer_unref(struct ca_jwt_issuer *i);
+struct ca_jwt_params {
+	const char *spiffe_id;
+	const char *const *aud;
+	size_t n_aud;
+	int64_t ttl_ns; /* 0: default */
+	bool jti;
+	struct wall now;
+};
+/* Any thread. */
+int ca_sign_jwt_svid(struct ca_jwt_issuer *i, const struct ca_jwt_params *p, struct buf *ret,
+	int64_t *ret_iat, int64_t *ret_exp, struct err *e) MUST_USE;
+
+/* For health: signs a throw-away SVID spiffe://td/for/health/check/only. */
+int ca_self_test(struct ca *ca, struct err *e) MUST_USE;
+
+#endif

@@ -1,0 +1,92 @@
+/*
+ * The server's memory: every registration entry, attested node and node selector, in one compact
+ * index fed by the store's changes.
+ *
+ * Loop thread only. Nothing here reads the database. Strings that repeat (SPIFFE IDs, selectors)
+ * are interned once. Target: 1 million entries in under 600 MB.
+ */
+#ifndef ASSAY_SERVER_ENTRIES_H
+#define ASSAY_SERVER_ENTRIES_H
+
+#include "lib/buf.h"
+#include "lib/entry.h"
+#include "server/store.h"
+
+struct entries;
+
+struct entries *entries_new(const char *trust_domain, bool agent_id_as_selector);
+void entries_free(struct entries *x);
+
+/* Applies one change, in order. */
+void entries_put(struct entries *x, const struct entry *en);
+void entries_remove(struct entries *x, const char *entry_id);
+void entries_put_node(struct entries *x, const struct node *n);
+void entries_remove_node(struct entries *x, const char *spiffe_id);
+
+size_t entries_count(const struct entries *x);
+size_t entries_count_nodes(const struct entries *x);
+/* Copies; ERR_NOT_FOUND. */
+int entries_get(
+	const struct entries *x, const char *entry_id, struct entry *ret, struct err *e) MUST_USE;
+int entries_get_node(
+	const struct entries *x, const char *spiffe_id, struct node *ret, struct err *e) MUST_USE;
+
+/* The entries that an agent may have: descendants of its id and of every alias whose selectors are
+ * a subset of the node's, recursively, cycles broken; store_svid too. fn(arg, id, revision) in no
+ * order; the time is that of the answer. */
+void entries_authorized(const struct entries *x, const char *agent_id,
+	void (*fn)(void *arg, const struct entry *en), void *arg);
+/* One entry, if the agent may have it (walks up from the entry: no set is built). ERR_NOT_FOUND. */
+int entries_authorized_get(const struct entries *x, const char *agent_id, const char *entry_id,
+	struct entry *ret, struct err *e) MUST_USE;
+/* Has the id an entry that is admin / downstream? */
+bool entries_is_admin(const struct entries *x, const char *spiffe_id);
+bool entries_is_downstream(const struct entries *x, const char *spiffe_id);
+
+/* Which agents a change touches: calls fn for each *watched* agent (entries_watch) that may have
+ * that entry, before or after. Called by the push stream. */
+struct entries_watch; /* one per connected agent */
+struct entries_watch *entries_watch_new(
+	struct entries *x, const char *agent_id, void (*changed)(void *arg), void *arg);
+void entries_watch_free(struct entries_watch *w);
+/* What changed for this agent since it was last asked: new or changed entries, removed ids. */
+struct entries_delta {
+	bool full; /* forget all that was sent before */
+	struct entry *put;
+	size_t n_put;
+	struct strings removed;
+	uint64_t change; /* up to and including */
+};
+void entries_watch_take(
+	struct entries_watch *w, uint64_t since, bool have_since, struct entries_delta *ret);
+void entries_delta_deinit(struct entries_delta *d);
+
+/* Lists, sorted by id with the token being the last id given ("" at the start); all filters must
+ * hold. */
+enum match { MATCH_EXACT, MATCH_SUBSET, MATCH_SUPERSET, MATCH_ANY };
+struct entries_filter {
+	const char *spiffe_id, *parent_id, *hint; /* NULL: any */
+	const struct selectors *selectors;
+	enum match selectors_match;
+	const struct strings *federates_with;
+	enum match federates_match;
+	int downstream; /* -1: any */
+};
+/* fn returns false to stop (page full by count or bytes). Gives the token for the next page, or
+ * NULL; caller frees. */
+int entries_list(const struct entries *x, const struct entries_filter *f, const char *token,
+	bool (*fn)(void *arg, const struct entry *en), void *arg, char **ret_token,
+	struct err *e) MUST_USE;
+
+struct nodes_filter {
+	const char *attestation_type;
+	const struct selectors *selectors;
+	enum match selectors_match;
+	int banned, can_reattest; /* -1: any */
+	int64_t expires_before;   /* 0: any */
+};
+int entries_list_nodes(const struct entries *x, const struct nodes_filter *f, const char *token,
+	bool (*fn)(void *arg, const struct node *n), void *arg, char **ret_token,
+	struct err *e) MUST_USE;
+
+#endif

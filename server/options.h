@@ -1,0 +1,77 @@
+/* The server's configuration: SPIRE's server.conf keys and defaults, as one table (options.c) that
+ * yields parsing, checks, `validate` and docs/CONFIG. */
+#ifndef ASSAY_SERVER_OPTIONS_H
+#define ASSAY_SERVER_OPTIONS_H
+
+#include "lib/clock.h"
+#include "lib/crypto.h"
+#include "lib/entry.h"
+#include "lib/log.h"
+
+#define SERVER_SOCKET_DEFAULT "/run/assay/server/api.sock"
+#define SERVER_CONFIG_DEFAULT "/etc/assay/server.conf"
+#define SERVER_DATA_DEFAULT "/var/lib/assay/server"
+
+struct server_options {
+	char *trust_domain; /* bare name */
+	char *bind_address;
+	int bind_port;
+	char *socket_path;
+	char *data_dir;
+	struct strings admin_ids;
+	int64_t agent_ttl_ns; /* 0: as default_x509_svid_ttl */
+	bool audit_log_enabled;
+	enum key_type ca_key_type;
+	enum key_type jwt_key_type; /* KEY_NONE: as ca_key_type */
+	char *ca_subject_country, *ca_subject_organization, *ca_subject_common_name;
+	int64_t ca_ttl_ns;
+	int64_t default_x509_svid_ttl_ns;
+	int64_t default_jwt_svid_ttl_ns;
+	bool disable_jwt_svids;
+	char *jwt_issuer; /* NULL: none */
+	char *log_file;
+	enum log_level log_level;
+	bool log_json;
+	bool log_source_location;
+	int64_t prune_attested_nodes_expired_for_ns; /* 0: off */
+	int prune_attested_nodes_batch_size;
+	bool prune_tofu_nodes;
+	bool ratelimit_attestation, ratelimit_signing;
+	bool agent_spiffe_id_as_selector;
+
+	/* plugins */
+	char *db_connection_string; /* path of the SQLite file; default <data_dir>/datastore.sqlite3
+				     */
+	bool keymgr_memory;
+	char *keys_path; /* disk key manager; default <data_dir>/keys.json */
+	bool attest_join_token;
+	bool attest_x509pop;
+	struct strings x509pop_ca_bundle_paths;
+	char *x509pop_agent_path_template; /* NULL: /x509pop/<fingerprint> */
+	bool x509pop_verify_client_ip;
+	bool x509pop_mode_spiffe;
+	char *x509pop_svid_prefix;
+
+	/* health_checks, telemetry.Prometheus */
+	bool health_enabled;
+	char *health_address;
+	int health_port;
+	char *health_live_path, *health_ready_path;
+	bool prometheus_enabled;
+	char *prometheus_host;
+	int prometheus_port;
+};
+
+/* File and command-line overrides together; all problems at once, one a line, each "file:line:
+ * text". ERR_INVALID. */
+struct server_flags { /* NULL / 0: not given */
+	const char *config, *bind_address, *socket_path, *trust_domain, *data_dir, *log_file,
+		*log_format, *log_level;
+	int server_port;
+	bool expand_env, log_source_location;
+};
+int server_options_load(struct server_options *ret, const struct server_flags *f,
+	struct buf *problems, struct err *e) MUST_USE;
+void server_options_deinit(struct server_options *o);
+
+#endif

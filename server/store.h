@@ -1,0 +1,147 @@
+/*
+ * The store: what must survive. SQL lives behind this header only (store_sqlite.c).
+ *
+ * Every change is acknowledged only when it is on disk, and commits together with one row in the
+ * change log, whose numbers have no gaps. Writes that wait are committed together (group commit).
+ * After the commit, and before the writer's done(), the store calls observer->* on the loop thread,
+ * in the order of the change numbers: that is how the in-memory index follows. Reads other than
+ * store_load() do not exist: the memory has it all.
+ */
+#ifndef ASSAY_SERVER_STORE_H
+#define ASSAY_SERVER_STORE_H
+
+#include "lib/bundle.h"
+#include "lib/entry.h"
+#include "lib/loop.h"
+
+struct node {
+	char *spiffe_id;
+	char *attestation_type;
+	char *serial; /* decimal; "" when banned */
+	int64_t expires_at;
+	char *new_serial; /* second phase of a renewal: promoted on first use; "" none */
+	int64_t new_expires_at;
+	bool can_reattest;
+	char *agent_version;
+	struct selectors selectors;
+};
+void node_deinit(struct node *n);
+struct node node_dup(const struct node *n);
+static inline bool node_banned(const struct node *n)
+{
+	return n->serial[0] == 0 && n->new_serial[0] == 0;
+}
+
+struct join_token {
+	char *token;
+	int64_t expires_at;
+};
+
+struct store_observer {
+	/* change: number of the log row. At load, change is 0. */
+	void (*entry)(void *arg, uint64_t change, const char *id,
+		const struct entry *en); /* NULL: deleted */
+	void (*node)(void *arg, uint64_t change, const char *spiffe_id,
+		const struct node *n); /* NULL: deleted */
+	void (*bundle)(void *arg, uint64_t change, const char *trust_domain,
+		struct bundle *b); /* NULL: deleted */
+	void *arg;
+};
+
+struct store;
+/* Opens (creates, migrates) the database. ERR_DATA_LOSS: damaged (names the file, nothing
+ * overwritten); ERR_PRECONDITION: made by a newer version. */
+int store_open(struct loop *l, const char *path, const struct store_observer *o, struct store **ret,
+	struct err *e) MUST_USE;
+/* Feeds every stored object to the observer. Blocking; at start only. */
+int store_load(struct store *s, struct err *e) MUST_USE;
+void store_close(struct store *s); /* waits for the writes under way */
+const char *store_epoch(
+	const struct store *s); /* random text made with the database: names this change log */
+uint64_t store_change(const struct store *s); /* number of the last applied change */
+
+/* Each write copies its inputs and calls done once on the loop. Batches are one transaction with a
+ * result per item. */
+struct store_result {
+	int code;
+	char *message;      /* "" when code is 0 */
+	struct entry entry; /* as stored (create, update), the existing one on ERR_EXISTS, the
+			       deleted one */
+};
+
+/* create: the id "" gets a UUID; ERR_EXISTS "similar entry already exists" (same spiffe_id, parent,
+ * selectors: entry is the existing one) or id taken. federates_with naming an unknown bundle is
+ * refused unless it is the own trust domain. created_at is set here. */
+void store_entries_create(struct store *s, struct entry *v, size_t n,
+	void (*done)(void *arg, struct store_result *r, size_t n), void *arg);
+/* update: mask bits say which fields of v[i] are taken; revision_number + 1. ERR_NOT_FOUND. */
+enum entry_mask {
+	ENTRY_SPIFFE_ID = 1 << 0,
+	ENTRY_PARENT_ID = 1 << 1,
+	ENTRY_SELECTORS = 1 << 2,
+	ENTRY_X509_TTL = 1 << 3,
+	ENTRY_FEDERATES = 1 << 4,
+	ENTRY_ADMIN = 1 << 5,
+	ENTRY_DOWNSTREAM = 1 << 6,
+	ENTRY_EXPIRES = 1 << 7,
+	ENTRY_DNS = 1 << 8,
+	ENTRY_STORE_SVID = 1 << 9,
+	ENTRY_JWT_TTL = 1 << 10,
+	ENTRY_HINT = 1 << 11,
+	ENTRY_ATTRIBUTES = 1 << 12,
+	ENTRY_ALL = (1 << 13) - 1,
+};
+void store_entries_update(struct store *s, struct entry *v, size_t n, unsigned mask,
+	void (*done)(void *arg, struct store_result *r, size_t n), void *arg);
+void store_entries_delete(struct store *s, const char *const *ids, size_t n,
+	void (*done)(void *arg, struct store_result *r, size_t n), void *arg);
+/* Entries whose expires_at has passed. */
+void store_entries_prune(struct store *s, int64_t now,
+	void (*done)(void *arg, int code, const char *msg, size_t deleted), void *arg);
+
+typedef void store_done(void *arg, int code, const char *msg);
+
+/* Node: put replaces all. check_token: when not NULL, the join token is deleted in the same
+ * transaction: ERR_INVALID "join token does not exist or has already been used" / "join token
+ * expired", and the node is then not written (an expired one is deleted all the same). */
+void store_node_put(struct store *s, const struct node *n, store_done *done, void *arg);
+/* Read-modify-write in one transaction; each field only when its pointer is set. ERR_NOT_FOUND.
+ * expect_serial: when set, it must be the node's serial or new_serial, else ERR_ABORTED. */
+struct node_update {
+	const char *serial, *new_serial, *agent_version;
+	const int64_t *expires_at, *new_expires_at;
+	const bool *can_reattest;
+	const char *expect_serial;
+};
+void store_node_update(struct store *s, const char *spiffe_id, const struct node_update *u,
+	store_done *done, void *arg);
+void store_node_delete(struct store *s, const char *spiffe_id, store_done *done, void *arg);
+void store_nodes_prune(struct store *s, int64_t expired_before, bool tofu_too, int limit,
+	void (*done)(void *arg, int code, const char *msg, size_t deleted), void *arg);
+
+/* ERR_EXISTS "join token already exists"; alias: when its spiffe_id is set, an entry created in the
+ * same transaction. */
+void store_token_create(struct store *s, const struct join_token *t, const struct entry *alias,
+	store_done *done, void *arg);
+/* Deletes the token and tells whether it was good: 0, or ERR_INVALID with "join token does not
+ * exist or has already been used" / "join token expired". Exactly one caller of many gets 0. */
+void store_token_take(struct store *s, const char *token, int64_t now, store_done *done, void *arg);
+void store_tokens_prune(struct store *s, int64_t now, store_done *done, void *arg);
+
+/* Bundle: whole replacement under the expected sequence (0: whatever); its sequence becomes the old
+ * + 1. ERR_ABORTED when the sequence moved. */
+void store_bundle_put(
+	struct store *s, struct bundle *b, uint64_t expect_sequence, store_done *done, void *arg);
+void store_bundle_delete(struct store *s, const char *trust_domain, store_done *done, void *arg);
+
+/* Small named blobs (the CA journal): durable. */
+void store_blob_put(struct store *s, const char *name, struct bytes v, store_done *done, void *arg);
+int store_blob_get(struct store *s, const char *name, struct buf *ret,
+	struct err *e) MUST_USE; /* blocking; at start only; ERR_NOT_FOUND */
+
+struct store_stats {
+	uint64_t statements, transactions, changes;
+};
+void store_stats(const struct store *s, struct store_stats *ret);
+
+#endif
