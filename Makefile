@@ -84,7 +84,7 @@ fuzz_replay := $(fuzzers:tests/fuzz/%.c=$(O)/tests/fuzz/%)
 bench_bin   := $(patsubst tests/bench/%.c,$(O)/tests/bench/%,$(sort $(wildcard tests/bench/*.c)))
 tool_bin    := $(patsubst tests/tools/%.c,$(O)/tests/tools/%,$(sort $(wildcard tests/tools/*.c)))
 
-.PHONY: all help deps check unit replay integration interop lint format install demo bench fuzz clean programs tools docs
+.PHONY: all help deps check unit replay threads integration interop lint format install demo bench fuzz clean programs tools docs
 
 all: deps
 	$(Q)$(MAKE) --no-print-directory programs
@@ -193,6 +193,11 @@ $(O)/tests/fuzz/%: $(O)/tests/fuzz/%.o $(O)/tests/fuzz/replay.o $(O)/libserver.a
 
 unit: $(unit_bin)
 	$(Q)tests/run unit $(unit_bin)
+
+# Those whose module is used by several threads at once.
+threads  := loop crypto keymgr log metrics door rpc
+threads: $(filter $(threads:%=$(O)/tests/unit/test_%),$(unit_bin))
+	$(Q)tests/run unit $^
 
 replay: $(fuzz_replay)
 	$(Q)tests/run replay $(fuzz_replay)
