@@ -17,6 +17,11 @@ struct entries;
 struct entries *entries_new(const char *trust_domain, bool agent_id_as_selector);
 void entries_free(struct entries *x);
 
+/* The number of the change that is applied next (the store's observer calls this before each put
+ * or remove; 0 while loading). Watches hand the last one out. */
+void entries_set_change(struct entries *x, uint64_t change);
+uint64_t entries_change(const struct entries *x);
+
 /* Applies one change, in order. */
 void entries_put(struct entries *x, const struct entry *en);
 void entries_remove(struct entries *x, const char *entry_id);
@@ -31,13 +36,23 @@ int entries_get(
 int entries_get_node(
 	const struct entries *x, const char *spiffe_id, struct node *ret, struct err *e) MUST_USE;
 
+/* Borrowed pointers, selectors left out, valid until the next change of a node. ERR_NOT_FOUND. */
+int entries_node_view(
+	const struct entries *x, const char *spiffe_id, struct node *ret, struct err *e) MUST_USE;
+
 /* The entries that an agent may have: descendants of its id and of every alias whose selectors are
- * a subset of the node's, recursively, cycles broken; store_svid too. fn(arg, id, revision) in no
- * order; the time is that of the answer. */
+ * a subset of the node's, recursively, cycles broken; store_svid too. fn(arg, entry) in no order;
+ * the entry is borrowed, valid until fn returns; fn must not change the index. The time is that of
+ * the answer. */
 void entries_authorized(const struct entries *x, const char *agent_id,
 	void (*fn)(void *arg, const struct entry *en), void *arg);
 /* One entry, if the agent may have it (walks up from the entry: no set is built). ERR_NOT_FOUND. */
 int entries_authorized_get(const struct entries *x, const char *agent_id, const char *entry_id,
+	struct entry *ret, struct err *e) MUST_USE;
+/* The same without copies of strings: what signing needs. The pointers in *ret are borrowed and
+ * valid until the next call of any function of this module; nothing in it is to be freed. Selectors
+ * are left out. ERR_NOT_FOUND. */
+int entries_authorized_view(const struct entries *x, const char *agent_id, const char *entry_id,
 	struct entry *ret, struct err *e) MUST_USE;
 /* Has the id an entry that is admin / downstream? */
 bool entries_is_admin(const struct entries *x, const char *spiffe_id);
