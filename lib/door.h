@@ -45,7 +45,10 @@ struct peer {
 	char address[64];   /* "198.51.100.7", without the port */
 	struct spiffeid id; /* text NULL: no client certificate */
 	struct x509_chain chain;
-	/* Called once when the connection has ended; set by whoever needs it. */
+	/* Set by whoever serves the connection (lib/rpc); called once by the door when it has ended,
+	 * before the door gives up its reference. */
+	void (*on_end)(void *arg, struct peer *p);
+	void *on_end_arg;
 };
 struct peer *peer_ref(struct peer *p);
 void peer_unref(struct peer *p);
