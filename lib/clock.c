@@ -1,11 +1,11 @@
 #include "lib/clock.h"
 
-#include <stdbool.h>
 #include <stdio.h>
 #include <time.h>
 
 static bool fixed;
 static struct wall fixed_wall;
+static void (*on_set)(void);
 
 struct wall clock_wall(void)
 {
@@ -62,6 +62,18 @@ void clock_set_wall_for_test(const struct wall *t)
 	fixed = t != NULL;
 	if (t)
 		fixed_wall = *t;
+	if (on_set)
+		on_set();
+}
+
+bool clock_is_set_for_test(void)
+{
+	return fixed;
+}
+
+void clock_on_set_for_test(void (*fn)(void))
+{
+	on_set = fn;
 }
 
 void wall_format(struct wall t, char *ret, int cap)

@@ -5,6 +5,7 @@
 #ifndef ASSAY_LIB_CLOCK_H
 #define ASSAY_LIB_CLOCK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Seconds and nanoseconds since 1970 (UTC). Certificates and claims are cut to whole seconds. */
@@ -32,6 +33,9 @@ int64_t wall_sub_ns(struct wall a, struct wall b); /* a - b */
 
 /* For tests: while set, clock_wall() gives this. NULL gives the system's clock back. */
 void clock_set_wall_for_test(const struct wall *t);
+bool clock_is_set_for_test(void);
+/* fn is called after each clock_set_wall_for_test(); lib/loop looks at its timers then. */
+void clock_on_set_for_test(void (*fn)(void));
 
 /* RFC 3339 in UTC with milliseconds, "2026-01-02T03:04:05.678Z"; cap of at least 32. */
 void wall_format(struct wall t, char *ret, int cap);
