@@ -16,6 +16,7 @@
 
 #include "lib/entry.h"
 #include "lib/rpc.h"
+#include "lib/text.h"
 
 enum cli_type {
 	CLI_STRING,
@@ -113,17 +114,5 @@ int cli_call(struct cli *c, const char *method, const ProtobufCMessage *request,
 /* For streams and deadlines: the connection and its loop. */
 int cli_connect(struct cli *c, struct loop **ret_loop, struct rpc_client **ret_client,
 	struct err *e) MUST_USE;
-
-/* The nearest of n names to a mistyped one, or NULL if none is near (at most a third of it wrong).
- */
-const char *cli_nearest(const char *typed, const char *const *names, size_t n);
-/* Go's time.ParseDuration: "1h30m", "-1.5s", "300ms", "0". ERR_INVALID: 'invalid duration "x"'. */
-int duration_parse(const char *s, int64_t *ret_ns, struct err *e) MUST_USE;
-/* Go's Duration.String(): "1h30m0s", "1.5s", "0s". Caller frees. */
-char *duration_format(int64_t ns);
-/* "", "s": singular or plural. */
-const char *cli_plural(size_t n, const char *one, const char *many);
-/* Go's %q of a string. Caller frees. */
-char *cli_quote(const char *s);
 
 #endif
