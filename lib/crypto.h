@@ -51,8 +51,9 @@ enum sig_scheme {
 
 /* Public keys. Immutable, any thread. */
 struct pubkey;
-/* From a DER SubjectPublicKeyInfo; the point is checked to be on the curve; RSA of 2,048 to 8,192
- * bits. ERR_INVALID. */
+/* From a DER SubjectPublicKeyInfo; the point is checked to be on the curve. ERR_INVALID when it is
+ * malformed; ERR_UNIMPLEMENTED when its algorithm, curve or size (RSA: 2,048 to 4,096 bits are
+ * known) is not. Ed25519 keys can be read but not used. */
 int pubkey_from_spki(struct bytes der, struct pubkey **ret, struct err *e) MUST_USE;
 /* From JWK members (kty EC: x, y raw big-endian; kty RSA: n, e). */
 int pubkey_from_ec(enum key_type curve, struct bytes x, struct bytes y, struct pubkey **ret,
