@@ -40,9 +40,9 @@ harden   := -fstack-protector-strong -fstack-clash-protection -fPIE -fno-common 
 probe     = $(shell $(CC) -Werror $(1) -x c -c -o /dev/null /dev/null 2>/dev/null && echo $(1))
 probed   := $(call probe,-fcf-protection=full) $(call probe,-ftrivial-auto-var-init=zero) \
             $(call probe,-fstrict-flex-arrays=3) $(call probe,-fzero-call-used-regs=used-gpr)
-include  := -I. -I$(GEN) -isystem $(WOLFSSL)/include
+include  := -I. -isystem $(GEN) -isystem $(WOLFSSL)/include
 cppflags := -D_GNU_SOURCE -DASSAY_VERSION='"$(VERSION)"' $(include)
-base     := -std=c17 -g -pthread -ffunction-sections -fdata-sections -MMD -MP
+base     := -std=c17 -g -pthread -ffunction-sections -fdata-sections -MD -MP
 
 ifeq ($(SAN),)
   cflags := $(base) -O2 -D_FORTIFY_SOURCE=3 $(harden) $(probed) -Werror
