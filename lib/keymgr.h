@@ -22,6 +22,8 @@ void keymgr_free(struct keymgr *m);
 int keymgr_generate(struct keymgr *m, const char *name, enum key_type t, struct pubkey **ret,
 	struct err *e) MUST_USE;
 /* A new reference; ERR_NOT_FOUND. */
+int keymgr_key(struct keymgr *m, const char *name, struct key **ret,
+	struct err *e) MUST_USE; /* memory and disk kinds only; for TLS contexts */
 int keymgr_public(struct keymgr *m, const char *name, struct pubkey **ret, struct err *e) MUST_USE;
 int keymgr_list(struct keymgr *m, struct strings *ret, struct err *e) MUST_USE;
 int keymgr_delete(struct keymgr *m, const char *name, struct err *e) MUST_USE;
@@ -36,5 +38,8 @@ enum key_type keymgr_signer_type(const struct keymgr_signer *s);
 struct pubkey *keymgr_signer_public(const struct keymgr_signer *s); /* borrowed */
 struct keymgr_signer *keymgr_signer_ref(struct keymgr_signer *s);
 void keymgr_signer_unref(struct keymgr_signer *s);
+
+DEFINE_AUTO(keymgr_free, struct keymgr *);
+DEFINE_AUTO(keymgr_signer_unref, struct keymgr_signer *);
 
 #endif
