@@ -27,7 +27,7 @@ struct jwt {
 	char *alg, *kid;
 	struct spiffeid sub;
 	struct strings aud;
-	int64_t exp, iat;           /* iat 0: absent */
+	int64_t exp, iat, nbf;      /* seconds; iat, nbf 0: absent */
 	char *claims_json;          /* the whole payload */
 	struct bytes signing_input; /* into text */
 	struct buf signature;
@@ -37,8 +37,8 @@ struct jwt {
  * and exp present. ERR_INVALID. */
 int jwt_parse(struct bytes text, struct jwt *ret, struct err *e) MUST_USE;
 void jwt_deinit(struct jwt *j);
-/* Signature by the bundle's key of that kid, exp and nbf with 10 s of skew allowed (not before),
- * audience contained. ERR_INVALID with the reason. */
+/* Signature by the bundle's key of that kid; not at or after exp; nbf and iat not more than 10 s
+ * ahead; audience contained. ERR_INVALID with the reason. */
 int jwt_verify(const struct jwt *j, const struct bundle *b, const char *audience, struct wall now,
 	struct err *e) MUST_USE;
 
