@@ -53,7 +53,7 @@ enum sig_scheme {
 struct pubkey;
 /* From a DER SubjectPublicKeyInfo; the point is checked to be on the curve. ERR_INVALID when it is
  * malformed; ERR_UNIMPLEMENTED when its algorithm, curve or size (RSA: 2,048 to 4,096 bits are
- * known) is not. Ed25519 keys can be read but not used. */
+ * known) is not. */
 int pubkey_from_spki(struct bytes der, struct pubkey **ret, struct err *e) MUST_USE;
 /* From JWK members (kty EC: x, y raw big-endian; kty RSA: n, e). */
 int pubkey_from_ec(enum key_type curve, struct bytes x, struct bytes y, struct pubkey **ret,
@@ -71,6 +71,11 @@ void pubkey_rsa_ne(const struct pubkey *p, struct buf *n, struct buf *e_); /* mi
 /* ERR_INVALID when the signature is not good. digest is of the size of h. */
 int pubkey_verify(const struct pubkey *p, enum hash h, struct bytes digest, enum sig_scheme s,
 	struct bytes sig, struct err *e) MUST_USE;
+
+/* The same over a message, hashed here; the only form that Ed25519 has (h and s are not looked at).
+ */
+int pubkey_verify_message(const struct pubkey *p, enum hash h, struct bytes message,
+	enum sig_scheme s, struct bytes sig, struct err *e) MUST_USE;
 
 /* Private keys. */
 struct key;

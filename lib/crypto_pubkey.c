@@ -2,6 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <wolfssl/options.h>
+#include <wolfssl/wolfcrypt/ed25519.h>
+
 #include "lib/crypto_internal.h"
 #include "lib/der.h"
 
@@ -491,10 +494,39 @@ int pubkey_verify(const struct pubkey *p, enum hash h, struct bytes digest, enum
 		return good ? 0 : bad_signature(e);
 	}
 	if (p->type == KEY_ED25519)
-		return err_set(e, ERR_INVALID, "Ed25519 signatures are not supported");
+		return err_set(e, ERR_INVALID, "Ed25519 signs messages, not digests");
 	if (!rsa_public(p, sig, em))
 		return bad_signature(e);
 	good = s == SIG_RSA_PSS ? pss_good(h, digest, em, p->n.n, p->bits)
 				: pkcs1_good(h, digest, em, p->n.n);
 	return good ? 0 : bad_signature(e);
+}
+
+static bool ed25519_verify(const struct pubkey *p, struct bytes message, struct bytes sig)
+{
+	ed25519_key k;
+	int good = 0;
+	bool ok;
+
+	wc_ed25519_init(&k);
+	ok = sig.n == ED25519_SIG_SIZE &&
+	     wc_ed25519_import_public(p->point.p, (word32)p->point.n, &k) == 0 &&
+	     wc_ed25519_verify_msg(sig.p, (word32)sig.n, message.p, (word32)message.n, &good, &k) ==
+		     0 &&
+	     good == 1;
+	wc_ed25519_free(&k);
+	return ok;
+}
+
+int pubkey_verify_message(const struct pubkey *p, enum hash h, struct bytes message,
+	enum sig_scheme s, struct bytes sig, struct err *e)
+{
+	uint8_t digest[HASH_MAX];
+
+	if (p->type == KEY_ED25519)
+		return message.n <= BUF_MAX_DEFAULT && ed25519_verify(p, message, sig)
+			       ? 0
+			       : bad_signature(e);
+	hash_of(h, message, digest);
+	return pubkey_verify(p, h, bytes_of(digest, hash_size(h)), s, sig, e);
 }
