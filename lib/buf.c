@@ -49,6 +49,8 @@ void buf_reset(struct buf *b)
 {
 	if (b->secret && b->p)
 		mem_wipe(b->p, b->cap);
+	if (b->p)
+		b->p[0] = 0;
 	b->len = 0;
 	b->failed = false;
 }

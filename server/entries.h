@@ -17,8 +17,9 @@ struct entries;
 struct entries *entries_new(const char *trust_domain, bool agent_id_as_selector);
 void entries_free(struct entries *x);
 
-/* The number of the change that is applied next (the store's observer calls this before each put
- * or remove; 0 while loading). Watches hand the last one out. */
+/* The number of the change that is applied next: the store's observer calls this before each put or
+ * remove, and whoever loads calls it with store_change() afterwards. Watches hand the last one out.
+ */
 void entries_set_change(struct entries *x, uint64_t change);
 uint64_t entries_change(const struct entries *x);
 
@@ -58,13 +59,17 @@ int entries_authorized_view(const struct entries *x, const char *agent_id, const
 bool entries_is_admin(const struct entries *x, const char *spiffe_id);
 bool entries_is_downstream(const struct entries *x, const char *spiffe_id);
 
-/* Which agents a change touches: calls fn for each *watched* agent (entries_watch) that may have
- * that entry, before or after. Called by the push stream. */
+/* A watch is touched by each change that concerns its agent: of an entry that the agent may have
+ * before or after it, of what leads to such an entry, of the node's selectors. changed(arg) is
+ * called once per row of changes, until the watch was taken from; the index may be used from it. A
+ * new watch wants to be taken from at once. Several for one agent are fine. */
 struct entries_watch; /* one per connected agent */
 struct entries_watch *entries_watch_new(
 	struct entries *x, const char *agent_id, void (*changed)(void *arg), void *arg);
 void entries_watch_free(struct entries_watch *w);
-/* What changed for this agent since it was last asked: new or changed entries, removed ids. */
+/* What changed for this agent since the change number `since` (the last one it was given, by this
+ * watch or an earlier one): new or changed entries, removed ids. Full without a number, or when it
+ * is not known what the agent had then. */
 struct entries_delta {
 	bool full; /* forget all that was sent before */
 	struct entry *put;
@@ -87,8 +92,8 @@ struct entries_filter {
 	enum match federates_match;
 	int downstream; /* -1: any */
 };
-/* fn returns false to stop (page full by count or bytes). Gives the token for the next page, or
- * NULL; caller frees. */
+/* fn returns false when it does not take this entry any more (page full by count or bytes); the
+ * list ends before it, and *ret_token leads to the next page. NULL: that was all. Caller frees. */
 int entries_list(const struct entries *x, const struct entries_filter *f, const char *token,
 	bool (*fn)(void *arg, const struct entry *en), void *arg, char **ret_token,
 	struct err *e) MUST_USE;
