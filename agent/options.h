@@ -34,7 +34,8 @@ struct agent_options {
 	enum key_type workload_key_type;
 	int64_t sync_interval_ns; /* against servers without Sync/Watch */
 	bool use_sync_authorized_entries;
-	bool disable_workload_api;
+	bool disable_workload_api, disable_sds_api;
+	struct strings log_selectors; /* "type" or "type:value" prefixes that may stand in logs */
 
 	/* plugins */
 	bool keymgr_memory;
@@ -52,12 +53,14 @@ struct agent_options {
 	bool prometheus_enabled;
 	char *prometheus_host;
 	int prometheus_port;
+
+	struct strings warnings; /* "file:line: text": what was accepted but is not as it seems */
 };
 
 struct agent_flags {
 	const char *config, *server_address, *trust_domain, *data_dir, *socket_path, *join_token,
 		*join_token_file, *trust_bundle, *trust_bundle_url, *trust_bundle_format, *log_file,
-		*log_format, *log_level;
+		*log_format, *log_level, *rebootstrap_mode, *rebootstrap_delay;
 	int server_port;
 	bool insecure_bootstrap, allow_unauthenticated_verifiers, disable_workload_api,
 		disable_sds_api, expand_env, log_source_location;
@@ -65,5 +68,9 @@ struct agent_flags {
 int agent_options_load(struct agent_options *ret, const struct agent_flags *f, struct buf *problems,
 	struct err *e) MUST_USE;
 void agent_options_deinit(struct agent_options *o);
+/* The values in force, "path = value" each. */
+void agent_options_print(const struct agent_options *o, struct buf *ret);
+/* Every key, for docs/CONFIG. */
+void agent_options_describe(struct buf *ret);
 
 #endif

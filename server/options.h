@@ -48,6 +48,8 @@ struct server_options {
 	bool attest_x509pop;
 	struct strings x509pop_ca_bundle_paths;
 	char *x509pop_agent_path_template; /* NULL: /x509pop/<fingerprint> */
+	int x509pop_max_intermediates;     /* 4 */
+	int x509pop_max_rsa_key_size;      /* bits; 8192 */
 	bool x509pop_verify_client_ip;
 	bool x509pop_mode_spiffe;
 	char *x509pop_svid_prefix;
@@ -60,6 +62,8 @@ struct server_options {
 	bool prometheus_enabled;
 	char *prometheus_host;
 	int prometheus_port;
+
+	struct strings warnings; /* "file:line: text": what was accepted but is not as it seems */
 };
 
 /* File and command-line overrides together; all problems at once, one a line, each "file:line:
@@ -73,5 +77,9 @@ struct server_flags { /* NULL / 0: not given */
 int server_options_load(struct server_options *ret, const struct server_flags *f,
 	struct buf *problems, struct err *e) MUST_USE;
 void server_options_deinit(struct server_options *o);
+/* The values in force, "path = value" each. */
+void server_options_print(const struct server_options *o, struct buf *ret);
+/* Every key, for docs/CONFIG. */
+void server_options_describe(struct buf *ret);
 
 #endif

@@ -1,0 +1,16 @@
+/* Shared by options.c and options_table.c only. */
+#ifndef ASSAY_AGENT_OPTIONS_INTERNAL_H
+#define ASSAY_AGENT_OPTIONS_INTERNAL_H
+
+#include "agent/options.h"
+#include "lib/config.h"
+
+/* What the file says and the options hold in another shape. */
+struct agent_file {
+	struct agent_options o; /* first: the table's offsets count from here */
+	bool has_plugins, has_keymgr_memory, has_keymgr_disk;
+};
+
+extern const struct config_option agent_option_table[];
+
+#endif

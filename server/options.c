@@ -1,0 +1,254 @@
+/* From file and flags to options; checks across keys. */
+#include "server/options.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/config.h"
+#include "lib/spiffeid.h"
+#include "lib/text.h"
+#include "server/options_internal.h"
+
+enum { DAYS_7 = 7 * 24 * 3600 };
+
+static void check_subject(struct config *c, struct server_file *f)
+{
+	if (f->country.n > 1)
+		config_problem(c, "server.ca_subject.country", "only one country is supported");
+	if (f->organization.n > 1)
+		config_problem(
+			c, "server.ca_subject.organization", "only one organization is supported");
+	if (f->country.n)
+		f->o.ca_subject_country = xstrdup(f->country.v[0]);
+	if (f->organization.n)
+		f->o.ca_subject_organization = xstrdup(f->organization.v[0]);
+	if (f->country.n || f->organization.n || f->o.ca_subject_common_name)
+		return;
+	/* RFC 5280, 4.1.2.4: "The issuer field MUST contain a non-empty distinguished name". */
+	if (f->has_ca_subject)
+		config_warning(
+			c, "server.ca_subject", "ca_subject is empty; C=US, O=SPIFFE will be used");
+	f->o.ca_subject_country = xstrdup("US");
+	f->o.ca_subject_organization = xstrdup("SPIFFE");
+}
+
+static void check_ttl(struct config *c, const char *path, int64_t ttl, int64_t ca_ttl)
+{
+	int64_t most = ca_ttl / 6;
+
+	if (most > DAYS_7 * NS_PER_SEC)
+		most = DAYS_7 * NS_PER_SEC;
+	if (ttl > most) {
+		AUTO(free) char *text = duration_format(most / NS_PER_SEC * NS_PER_SEC);
+
+		config_warning(c, path,
+			"%s is too high for the configured ca_ttl: SVIDs may be cut short when the "
+			"CA rotates; set it to %s or less, or raise ca_ttl (an SVID of over 168h "
+			"is "
+			"never sure to be whole)",
+			strrchr(path, '.') + 1, text);
+	}
+}
+
+static void default_ttl(int64_t *v, int64_t otherwise)
+{
+	if (*v == 0)
+		*v = otherwise;
+}
+
+static void check_ttls(struct config *c, struct server_options *o)
+{
+	/* Zero means the default, as in SPIRE. */
+	default_ttl(&o->ca_ttl_ns, 24 * 3600 * NS_PER_SEC);
+	default_ttl(&o->default_x509_svid_ttl_ns, 3600 * NS_PER_SEC);
+	default_ttl(&o->default_jwt_svid_ttl_ns, 300 * NS_PER_SEC);
+	check_ttl(c, "server.default_x509_svid_ttl", o->default_x509_svid_ttl_ns, o->ca_ttl_ns);
+	check_ttl(c, "server.default_jwt_svid_ttl", o->default_jwt_svid_ttl_ns, o->ca_ttl_ns);
+	if (o->agent_ttl_ns)
+		check_ttl(c, "server.agent_ttl", o->agent_ttl_ns, o->ca_ttl_ns);
+}
+
+static void check_admin_ids(struct config *c, const struct server_options *o)
+{
+	for (size_t i = 0; i < o->admin_ids.n; i++) {
+		struct spiffeid id = SPIFFEID_INIT;
+		struct err e;
+
+		if (spiffeid_parse_str(&id, o->admin_ids.v[i], &e))
+			config_problem(c, "server.admin_ids", "could not parse admin ID \"%s\": %s",
+				o->admin_ids.v[i], e.msg);
+		spiffeid_deinit(&id);
+	}
+}
+
+static void check_keymgr(struct config *c, struct server_file *f)
+{
+	if (f->has_keymgr_disk && f->has_keymgr_memory)
+		config_problem(c, "plugins.KeyManager",
+			"exactly one KeyManager is needed, not both \"disk\" and \"memory\"");
+	else if (!f->has_keymgr_disk && !f->has_keymgr_memory && !c->n_problems)
+		config_problem(c, "plugins.KeyManager",
+			"exactly one KeyManager plugin is needed: \"disk\" or \"memory\"");
+	f->o.keymgr_memory = f->has_keymgr_memory;
+	if (!f->o.keys_path)
+		f->o.keys_path = xasprintf("%s/keys.json", f->o.data_dir);
+}
+
+#define X509POP "plugins.NodeAttestor.x509pop"
+
+static void check_x509pop(struct config *c, struct server_options *o)
+{
+	const char *tpl = o->x509pop_agent_path_template;
+
+	if (!o->attest_x509pop)
+		return;
+	if (config_given(c, X509POP ".ca_bundle_path") &&
+		config_given(c, X509POP ".ca_bundle_paths"))
+		config_problem(c, X509POP ".ca_bundle_path",
+			"only one of ca_bundle_path or ca_bundle_paths can be configured, not "
+			"both");
+	if (!o->x509pop_mode_spiffe && !o->x509pop_ca_bundle_paths.n)
+		config_problem(
+			c, X509POP, "one of ca_bundle_path or ca_bundle_paths must be configured");
+	if (o->x509pop_mode_spiffe && o->x509pop_ca_bundle_paths.n)
+		config_problem(c, X509POP ".ca_bundle_path",
+			"you can not use ca_bundle_path or ca_bundle_paths in spiffe mode");
+	if (tpl && tpl[0] != '/')
+		config_problem(c, X509POP ".agent_path_template",
+			"agent_path_template must begin with \"/\"");
+}
+
+/* SPIRE hands SQLite a path or a "file:" URI with a query; here it is the path. */
+static void check_database(struct config *c, struct server_options *o)
+{
+	char *s = o->db_connection_string, *query;
+
+	if (!s) {
+		o->db_connection_string = xasprintf("%s/datastore.sqlite3", o->data_dir);
+		return;
+	}
+	if (strncmp(s, "file:", 5) == 0) {
+		memmove(s, s + 5, strlen(s + 5) + 1);
+		if (strncmp(s, "///", 3) == 0)
+			memmove(s, s + 2, strlen(s + 2) + 1);
+	}
+	query = strchr(s, '?');
+	if (query) {
+		config_warning(c, "plugins.DataStore.sql.connection_string",
+			"\"%s\" has no effect: SQLite is used in the one safe way", query);
+		*query = 0;
+	}
+}
+
+static void check(struct config *c, struct server_file *f)
+{
+	config_check_required(c);
+	if (!f->has_plugins)
+		config_problem(c, "plugins", "plugins section must be configured");
+	check_subject(c, f);
+	check_ttls(c, &f->o);
+	check_admin_ids(c, &f->o);
+	check_keymgr(c, f);
+	check_x509pop(c, &f->o);
+	check_database(c, &f->o);
+	if (f->has_plugins && !f->o.attest_join_token && !f->o.attest_x509pop && !c->n_problems)
+		config_warning(c, "plugins", "there is no NodeAttestor: no agent can attest");
+}
+
+static void override(struct config *c, const struct server_flags *f)
+{
+	const struct {
+		const char *path, *value, *flag;
+	} rows[] = {
+		{ "server.bind_address", f->bind_address, "-bindAddress" },
+		{ "server.socket_path", f->socket_path, "-socketPath" },
+		{ "server.trust_domain", f->trust_domain, "-trustDomain" },
+		{ "server.data_dir", f->data_dir, "-dataDir" },
+		{ "server.log_file", f->log_file, "-logFile" },
+		{ "server.log_format", f->log_format, "-logFormat" },
+		{ "server.log_level", f->log_level, "-logLevel" },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+		if (rows[i].value && *rows[i].value)
+			config_override(c, rows[i].path, rows[i].value, rows[i].flag);
+	if (f->server_port) {
+		AUTO(free) char *port = xasprintf("%d", f->server_port);
+
+		config_override(c, "server.bind_port", port, "-serverPort");
+	}
+	if (f->log_source_location)
+		config_override(c, "server.log_source_location", "true", "-logSourceLocation");
+}
+
+static void take_warnings(struct strings *to, char *text)
+{
+	char *save = NULL;
+
+	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+		strings_add(to, line);
+}
+
+int server_options_load(struct server_options *ret, const struct server_flags *f,
+	struct buf *problems, struct err *e)
+{
+	struct server_file file = { 0 };
+	struct config c;
+	int r;
+
+	config_init(&c, server_option_table, &file);
+	r = config_load(
+		&c, f->config && *f->config ? f->config : SERVER_CONFIG_DEFAULT, f->expand_env, e);
+	if (!r) {
+		override(&c, f);
+		check(&c, &file);
+		if (c.n_problems) {
+			buf_bytes(problems, buf_view(&c.problems));
+			r = err_set(e, ERR_INVALID, "%zu %s in the configuration", c.n_problems,
+				text_plural(c.n_problems, "problem", "problems"));
+		}
+	}
+	if (c.warnings.len)
+		take_warnings(&file.o.warnings, (char *)c.warnings.p);
+	strings_deinit(&file.country);
+	strings_deinit(&file.organization);
+	config_deinit(&c);
+	if (r)
+		server_options_deinit(&file.o);
+	else
+		*ret = file.o;
+	return r;
+}
+
+void server_options_deinit(struct server_options *o)
+{
+	struct server_file f = { .o = *o };
+
+	config_free_values(server_option_table, &f);
+	free(o->ca_subject_country);
+	free(o->ca_subject_organization);
+	strings_deinit(&o->warnings);
+	*o = (struct server_options){ 0 };
+}
+
+void server_options_print(const struct server_options *o, struct buf *ret)
+{
+	struct server_file f = { .o = *o,
+		.has_plugins = true,
+		.has_ca_subject = true,
+		.has_keymgr_memory = o->keymgr_memory,
+		.has_keymgr_disk = !o->keymgr_memory };
+
+	if (o->ca_subject_country)
+		strings_add(&f.country, o->ca_subject_country);
+	if (o->ca_subject_organization)
+		strings_add(&f.organization, o->ca_subject_organization);
+	config_print(server_option_table, &f, ret);
+	strings_deinit(&f.country);
+	strings_deinit(&f.organization);
+}
+
+void server_options_describe(struct buf *ret)
+{
+	config_describe(server_option_table, ret);
+}
