@@ -19,6 +19,14 @@ static int read_root(struct bundle *b, const Spire__Api__Types__X509Certificate 
 	return 0;
 }
 
+/* A kind of key that we do not know is the caller's mistake too. */
+static int err_code(struct err *e, int code)
+{
+	if (e)
+		e->code = code;
+	return code;
+}
+
 static int read_jwt_key(struct bundle *b, const Spire__Api__Types__JWTKey *m, struct err *e)
 {
 	AUTO(pubkey_unref) struct pubkey *k = NULL;
@@ -26,8 +34,10 @@ static int read_jwt_key(struct bundle *b, const Spire__Api__Types__JWTKey *m, st
 
 	if (!r && !m->key_id[0])
 		r = err_set(e, ERR_INVALID, "missing key ID");
-	if (r)
-		return err_wrap(e, "unable to parse JWT authority");
+	if (r) {
+		(void)err_wrap(e, "unable to parse JWT authority");
+		return err_code(e, ERR_INVALID);
+	}
 	(void)bundle_add_jwt_key(b, m->key_id, k, m->expires_at, m->tainted);
 	return 0;
 }
