@@ -2,10 +2,12 @@
  * The server's signing authorities: X.509 CA and JWT keys, prepared, activated and rotated by exact
  * timers; the journal of them; and the signing of X509-SVIDs and JWT-SVIDs.
  *
- * An authority is prepared when half of its life is over (at most 30 days before the end),
- * activated when one sixth is left (at most 7 days), and leaves the bundle 24 h after its end. Key
- * slots alternate: x509-CA-A/B, JWT-Signer-A/B. Loop thread, except where a function says
- * otherwise.
+ * An authority is prepared when half of its predecessor's life is over (at most 30 days before the
+ * end) and activated when one sixth of that is left (at most 7 days). It leaves the bundle some
+ * time after its end: twice ca_ttl, at least 5 minutes, at most 24 hours (SPIRE: always 24 hours,
+ * which with a ca_ttl of a minute leaves thousands of dead roots in every bundle). Nothing is
+ * signed before the public half of the key is in the stored bundle. Key slots alternate:
+ * x509-CA-A/B, JWT-Signer-A/B. Loop thread, except where a function says otherwise.
  */
 #ifndef ASSAY_SERVER_CA_H
 #define ASSAY_SERVER_CA_H
@@ -27,22 +29,26 @@ struct ca_options {
 	const char *jwt_issuer;
 	bool disable_jwt;
 };
-/* Reads the journal; ready(arg, e) once an active authority of each kind is in the stored bundle.
- */
+/* Reads the journal (blocking). Work begins when the loop runs: until then the caller hands over
+ * the stored bundle of the own trust domain, if there is one, by ca_bundle_changed(). ready(arg, e)
+ * is called once: when an active authority of each kind is in the stored bundle, or when a first
+ * start could not get there (the CA then does nothing more). ERR_DATA_LOSS: damaged journal;
+ * ERR_PRECONDITION: made by a newer version. */
 int ca_new(const struct ca_options *o, void (*ready)(void *arg, const struct err *e), void *arg,
 	struct ca **ret, struct err *e) MUST_USE;
-void ca_free(struct ca *ca);
+void ca_free(struct ca *ca); /* work under way ends by itself while the loop goes on */
 bool ca_ready(const struct ca *ca);
 
-/* The current bundle of the own trust domain (borrowed; changes with each store change), fed by the
- * observer. */
+/* The stored bundle of the own trust domain (borrowed; replaced with each store change); NULL when
+ * there is none yet. */
 struct bundle *ca_bundle(const struct ca *ca);
-void ca_bundle_changed(struct ca *ca, struct bundle *b); /* the store's observer calls this */
+void ca_bundle_changed(
+	struct ca *ca, struct bundle *b); /* the store's observer calls this; takes a reference */
 /* fn(arg) after the active X.509 authority changed (the server renews its own SVID). */
 void ca_on_activate(struct ca *ca, void (*fn)(void *arg), void *arg);
-/* A counted snapshot of the active X.509 authority for signing on workers. NULL before ready. */
+/* A counted snapshot of the active X.509 authority for signing on workers. */
 struct ca_issuer;
-struct ca_issuer *ca_issuer(struct ca *ca);
+struct ca_issuer *ca_issuer(struct ca *ca); /* a new reference; NULL before ready */
 struct ca_issuer *ca_issuer_ref(struct ca_issuer *i);
 void ca_issuer_unref(struct ca_issuer *i);
 
@@ -63,7 +69,8 @@ struct ca_x509_svid {
 	int64_t expires_at;
 	char serial[48]; /* decimal */
 };
-/* Any thread. Checks its own output (2.5) before it gives it out. */
+/* Any thread. Checks its own output before it gives it out. ERR_UNAVAILABLE when the authority has
+ * expired; ERR_INVALID for an id that is none, or of another trust domain. */
 int ca_sign_x509_svid(struct ca_issuer *i, const struct ca_x509_params *p, struct ca_x509_svid *ret,
 	struct err *e) MUST_USE;
 void ca_x509_svid_deinit(struct ca_x509_svid *s);
@@ -80,7 +87,7 @@ struct ca_jwt_params {
 	bool jti;
 	struct wall now;
 };
-/* Any thread. */
+/* Any thread. Empty audiences are dropped; none left: ERR_INVALID. */
 int ca_sign_jwt_svid(struct ca_jwt_issuer *i, const struct ca_jwt_params *p, struct buf *ret,
 	int64_t *ret_iat, int64_t *ret_exp, struct err *e) MUST_USE;
 

@@ -1,0 +1,97 @@
+/* Shared by ca*.c only. */
+#ifndef ASSAY_SERVER_CA_INTERNAL_H
+#define ASSAY_SERVER_CA_INTERNAL_H
+
+#include "server/ca.h"
+
+/* SPIRE's cushion for clocks that are behind ours. */
+enum { CA_BACKDATE_S = 10 };
+
+enum ca_kind { CA_X509, CA_JWT, CA_KINDS };
+enum ca_status { CA_UNUSED, CA_PREPARED, CA_ACTIVE, CA_OLD };
+enum { CA_SLOTS = 2 };
+
+/* One authority. An old one is kept for its public half alone: SVIDs that it signed are about. */
+struct ca_slot {
+	enum ca_status status;
+	char *id;                     /* X.509: SKI in hex; JWT: kid */
+	int64_t issued_at, not_after; /* Unix seconds */
+	struct x509_cert *cert;       /* X.509 only */
+	struct pubkey *pub;
+	struct keymgr_signer *signer; /* prepared and active only */
+	bool drop_key;                /* the key is to leave the key manager */
+};
+
+struct ca_line {
+	struct ca_slot slot[CA_SLOTS];
+	bool busy; /* a job works on one of the slots */
+};
+
+struct ca {
+	struct loop *loop;
+	struct store *store;
+	struct keymgr *keymgr;
+	char *trust_domain, *country, *organization, *common_name, *jwt_issuer_name;
+	enum key_type key_type[CA_KINDS];
+	int64_t ca_ttl_ns, x509_svid_ttl_ns, jwt_svid_ttl_ns, agent_ttl_ns;
+	bool disable_jwt;
+	void (*ready_fn)(void *arg, const struct err *e); /* NULL once called */
+	void *ready_arg;
+	void (*activate_fn)(void *arg);
+	void *activate_arg;
+
+	struct ca_line line[CA_KINDS];
+	struct bundle *bundle; /* as stored; NULL: none yet */
+	struct ca_issuer *x509_issuer;
+	struct ca_jwt_issuer *jwt_issuer;
+	bool ready;
+	bool failed; /* could not begin; ready_fn was told */
+	bool journal_dirty, journal_busy, bundle_busy;
+	uint64_t expected_sequence; /* of the bundle write under way */
+	struct loop_timer *timer;   /* the next thing to do */
+	struct loop_timer *retry;   /* after a failure */
+	struct backoff backoff;
+	bool holding; /* retry is set: nothing is begun before it fires */
+	int pending;  /* callbacks to come; the memory goes with the last of them */
+	bool closed;
+};
+
+const char *ca_key_name(enum ca_kind k, int slot);
+const char *ca_kind_name(enum ca_kind k);
+void ca_slot_deinit(struct ca_slot *s);
+
+/* The journal: JSON. Decoding fills the lines and checks shape only. ERR_DATA_LOSS when it is
+ * damaged, ERR_PRECONDITION when a newer version wrote it. */
+void ca_journal_encode(const struct ca *ca, struct buf *ret);
+int ca_journal_decode(struct ca *ca, struct bytes text, struct err *e) MUST_USE;
+/* Brings the decoded journal and the key manager together. Blocking; at start only. */
+int ca_reconcile(struct ca *ca, int64_t now, struct err *e) MUST_USE;
+
+/* Makes the key and, for X.509, the certificate of an authority in that slot; any thread. */
+int ca_make(const struct ca *ca, enum ca_kind k, int slot, struct wall now, struct ca_slot *ret,
+	struct err *e) MUST_USE;
+
+struct ca_issuer *ca_issuer_new(const struct ca *ca, const struct ca_slot *s);
+struct ca_jwt_issuer *ca_jwt_issuer_new(const struct ca *ca, const struct ca_slot *s);
+struct ca_jwt_issuer *ca_jwt_issuer_ref(struct ca_jwt_issuer *i);
+bool ca_issuer_is_of(const struct ca_issuer *i, const struct ca_slot *s);
+bool ca_jwt_issuer_is_of(const struct ca_jwt_issuer *i, const struct ca_slot *s);
+
+/* What must be true of an X509-SVID before it is given out. Reads the DER that is to leave. */
+struct ca_expect {
+	struct bytes issuer_raw, spki;
+	const char *spiffe_id;
+	struct wall not_before, not_after;
+};
+int ca_check_svid(struct bytes der, const struct ca_expect *x, struct err *e) MUST_USE;
+
+/* The bundle as it ought to be: authorities long expired left out, ours that are missing put in.
+ * NULL when the stored one is as it ought to be. */
+struct bundle *ca_wanted_bundle(const struct ca *ca, int64_t now);
+bool ca_in_bundle(const struct ca *ca, enum ca_kind k, const struct ca_slot *s);
+/* When the bundle next has something to lose; INT64_MAX: never. */
+int64_t ca_next_prune(const struct ca *ca, int64_t now);
+
+void ca_serial_decimal(const uint8_t serial[16], char ret[48]);
+
+#endif
