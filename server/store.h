@@ -49,13 +49,21 @@ struct store_observer {
 };
 
 struct store;
-/* Opens (creates, migrates) the database. ERR_DATA_LOSS: damaged (names the file, nothing
- * overwritten); ERR_PRECONDITION: made by a newer version. */
+/*
+ * Opens (creates, migrates) the database. ERR_DATA_LOSS: damaged (names the file, nothing
+ * overwritten); ERR_PRECONDITION: made by a newer version, or not ours; ERR_UNAVAILABLE: in use by
+ * another process.
+ *
+ * Every write below may end with ERR_EXHAUSTED (disk full; names the file), ERR_DATA_LOSS (damaged)
+ * or ERR_INTERNAL: nothing of that call was then applied, and the store goes on when the cause is
+ * gone.
+ */
 int store_open(struct loop *l, const char *path, const struct store_observer *o, struct store **ret,
 	struct err *e) MUST_USE;
 /* Feeds every stored object to the observer. Blocking; at start only. */
 int store_load(struct store *s, struct err *e) MUST_USE;
-void store_close(struct store *s); /* waits for the writes under way */
+/* Waits for the writes under way, whose observers and done functions are called from here. */
+void store_close(struct store *s);
 const char *store_epoch(
 	const struct store *s); /* random text made with the database: names this change log */
 uint64_t store_change(const struct store *s); /* number of the last applied change */
@@ -69,12 +77,15 @@ struct store_result {
 			       deleted one */
 };
 
-/* create: the id "" gets a UUID; ERR_EXISTS "similar entry already exists" (same spiffe_id, parent,
- * selectors: entry is the existing one) or id taken. federates_with naming an unknown bundle is
- * refused unless it is the own trust domain. created_at is set here. */
+/* create: the id "" (or NULL) gets a UUID; ERR_EXISTS "similar entry already exists" (same
+ * spiffe_id, parent, selectors: entry is the existing one) or id taken. federates_with naming an
+ * unknown bundle is ERR_INTERNAL (the own trust domain's is known, as it is stored too); a stored
+ * SVID whose selectors are of several types is ERR_INVALID. created_at and revision_number are set
+ * here. */
 void store_entries_create(struct store *s, struct entry *v, size_t n,
 	void (*done)(void *arg, struct store_result *r, size_t n), void *arg);
-/* update: mask bits say which fields of v[i] are taken; revision_number + 1. ERR_NOT_FOUND. */
+/* update: mask bits say which fields of v[i] are taken; revision_number + 1. ERR_NOT_FOUND;
+ * ERR_EXISTS when it would become similar to another; and as create. */
 enum entry_mask {
 	ENTRY_SPIFFE_ID = 1 << 0,
 	ENTRY_PARENT_ID = 1 << 1,
@@ -101,9 +112,7 @@ void store_entries_prune(struct store *s, int64_t now,
 
 typedef void store_done(void *arg, int code, const char *msg);
 
-/* Node: put replaces all. check_token: when not NULL, the join token is deleted in the same
- * transaction: ERR_INVALID "join token does not exist or has already been used" / "join token
- * expired", and the node is then not written (an expired one is deleted all the same). */
+/* Node: put replaces all. */
 void store_node_put(struct store *s, const struct node *n, store_done *done, void *arg);
 /* Read-modify-write in one transaction; each field only when its pointer is set. ERR_NOT_FOUND.
  * expect_serial: when set, it must be the node's serial or new_serial, else ERR_ABORTED. */
@@ -115,7 +124,10 @@ struct node_update {
 };
 void store_node_update(struct store *s, const char *spiffe_id, const struct node_update *u,
 	store_done *done, void *arg);
+/* The alias entry of a join token goes with its node. ERR_NOT_FOUND. */
 void store_node_delete(struct store *s, const char *spiffe_id, store_done *done, void *arg);
+/* Nodes whose SVID expired before that time, never banned ones; those that cannot attest again only
+ * with tofu_too. */
 void store_nodes_prune(struct store *s, int64_t expired_before, bool tofu_too, int limit,
 	void (*done)(void *arg, int code, const char *msg, size_t deleted), void *arg);
 
@@ -129,10 +141,14 @@ void store_token_take(struct store *s, const char *token, int64_t now, store_don
 void store_tokens_prune(struct store *s, int64_t now, store_done *done, void *arg);
 
 /* Bundle: whole replacement under the expected sequence (0: whatever); its sequence becomes the old
- * + 1. ERR_ABORTED when the sequence moved. */
+ * + 1, or with 0 its own when that is greater. ERR_ABORTED when the sequence moved. */
 void store_bundle_put(
 	struct store *s, struct bundle *b, uint64_t expect_sequence, store_done *done, void *arg);
-void store_bundle_delete(struct store *s, const char *trust_domain, store_done *done, void *arg);
+/* What becomes of the entries that federate with it. ERR_NOT_FOUND; ERR_PRECONDITION when there are
+ * some and the mode is to refuse. */
+enum bundle_delete { BUNDLE_RESTRICT, BUNDLE_DELETE_ENTRIES, BUNDLE_DISSOCIATE };
+void store_bundle_delete(struct store *s, const char *trust_domain, enum bundle_delete mode,
+	store_done *done, void *arg);
 
 /* Small named blobs (the CA journal): durable. */
 void store_blob_put(struct store *s, const char *name, struct bytes v, store_done *done, void *arg);
