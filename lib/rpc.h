@@ -44,6 +44,7 @@ struct rpc_service {
 
 struct rpc_server_options {
 	size_t message_max; /* 0: RPC_MESSAGE_MAX */
+	bool local;         /* all peers come by Unix socket: no keepalive pings needed */
 	/* Before any handler, with "/package.Service/Method": answer the call oneself (rpc_fail …)
 	 * and return false to refuse. NULL: all allowed. */
 	bool (*authorize)(void *arg, struct rpc_call *c, const char *method);
