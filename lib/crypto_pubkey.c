@@ -248,7 +248,7 @@ int pubkey_from_spki(struct bytes der, struct pubkey **ret, struct err *e)
 {
 	struct err local = ERR_INIT;
 	struct bytes in = der, seq, alg, oid, bits;
-	struct pubkey *p;
+	struct pubkey *p = NULL;
 	unsigned unused;
 	int r;
 
