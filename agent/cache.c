@@ -516,7 +516,8 @@ static void import_svid(struct cache *c, struct bytes v)
 
 		for (size_t i = 0; i < chain.n; i++)
 			certs[i] = x509_der(chain.v[i]);
-		if (svid_new(certs, chain.n, key, r->entry.spiffe_id, &s, &e) == 0) {
+		if (svid_new(certs, chain.n, key, bytes_of(NULL, 0), r->entry.spiffe_id, &s, &e) ==
+			0) {
 			if (s->not_after > clock_wall().sec) {
 				if (r->state == RECORD_QUEUED)
 					sign_forget(c, r);

@@ -24,9 +24,10 @@ struct svid {
 	char *serial;                  /* decimal */
 	int64_t not_before, not_after; /* Unix seconds */
 };
-/* Parses and checks the chain: the leaf is an X509-SVID of that id, and of that key. Any thread. */
-int svid_new(const struct bytes *certs, size_t n_certs, struct bytes key_pkcs8, const char *id,
-	struct svid **ret, struct err *e) MUST_USE;
+/* Parses and checks the chain: the leaf is an X509-SVID of that id and (unless spki is empty) of
+ * that key. Any thread. */
+int svid_new(const struct bytes *certs, size_t n_certs, struct bytes key_pkcs8, struct bytes spki,
+	const char *id, struct svid **ret, struct err *e) MUST_USE;
 struct svid *svid_ref(struct svid *s);
 void svid_unref(struct svid *s);
 

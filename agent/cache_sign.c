@@ -18,8 +18,8 @@ enum {
 
 /* ---- SVIDs ---- */
 
-int svid_new(const struct bytes *certs, size_t n_certs, struct bytes key_pkcs8, const char *id,
-	struct svid **ret, struct err *e)
+int svid_new(const struct bytes *certs, size_t n_certs, struct bytes key_pkcs8, struct bytes spki,
+	const char *id, struct svid **ret, struct err *e)
 {
 	AUTO(x509_unref) struct x509_cert *leaf = NULL;
 	struct spiffeid got = SPIFFEID_INIT;
@@ -34,6 +34,9 @@ int svid_new(const struct bytes *certs, size_t n_certs, struct bytes key_pkcs8, 
 		r = x509_svid_id(leaf, &got, e);
 	if (!r && strcmp(got.text, id) != 0)
 		r = err_set(e, ERR_INVALID, "it is for %s, not %s", got.text, id);
+	if (!r && spki.n &&
+		(!x509_pubkey(leaf) || !bytes_equal(pubkey_spki(x509_pubkey(leaf)), spki)))
+		r = err_set(e, ERR_INVALID, "it is for another key");
 	spiffeid_deinit(&got);
 	if (r)
 		return err_wrap(e, "X509-SVID from the server");
