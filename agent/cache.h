@@ -47,6 +47,7 @@ struct record {
 	size_t anchor_at;
 	struct list link; /* in queue, or in lru when idle, unused and with an SVID */
 	bool gone, replaced;
+	bool failed; /* the last attempt to have it signed failed */
 };
 
 struct cache;
@@ -131,7 +132,8 @@ void view_unref(struct view *v);
 /* From now on the view's entries need SVIDs, and keep them. */
 void view_use_x509(struct view *v);
 void view_unuse_x509(struct view *v);
-bool view_ready(const struct view *v); /* every match has an SVID */
+/* Every match has an SVID, or could not get one; and at least one has. */
+bool view_ready(const struct view *v);
 
 struct near_miss {
 	const struct record *record;

@@ -205,6 +205,7 @@ void sign_put(struct cache *c, struct record *r, struct svid *s)
 		c->n_svids++;
 	r->svid = svid_ref(s);
 	r->retry_ns = 0;
+	r->failed = false;
 	if (r->state == RECORD_SIGNING)
 		c->n_signing--;
 	rest(c, r);
@@ -234,23 +235,28 @@ void cache_signed(struct cache *c, const char *entry_id, int64_t revision, struc
 void cache_sign_failed(struct cache *c, const char *entry_id, bool whole_call)
 {
 	struct record *r = map_get_str(c->records, entry_id);
+	bool news;
 
 	if (!r || r->state != RECORD_SIGNING)
 		return;
 	c->n_signing--;
+	news = !r->failed && !r->svid;
+	r->failed = true;
 	rest(c, r);
 	if (whole_call) {
-		/* Nothing is wrong with this one: back to the queue's head; the caller waits. */
+		/* Nothing is wrong with this one: back to the queue's head; who signs waits. */
 		list_remove(&r->link);
 		r->state = RECORD_QUEUED;
 		c->n_queued++;
 		list_append(c->queue.next, &r->link);
-		return;
+	} else {
+		r->retry_ns = r->retry_ns ? 2 * r->retry_ns : RETRY_FIRST_MS * NS_PER_MS;
+		if (r->retry_ns > RETRY_MAX_MS * NS_PER_MS)
+			r->retry_ns = RETRY_MAX_MS * NS_PER_MS;
+		due_set(c, r, wall_ns(clock_wall()) + loop_jitter(r->retry_ns, 20));
 	}
-	r->retry_ns = r->retry_ns ? 2 * r->retry_ns : RETRY_FIRST_MS * NS_PER_MS;
-	if (r->retry_ns > RETRY_MAX_MS * NS_PER_MS)
-		r->retry_ns = RETRY_MAX_MS * NS_PER_MS;
-	due_set(c, r, wall_ns(clock_wall()) + loop_jitter(r->retry_ns, 20));
+	if (news)
+		views_touch(c, r, true);
 }
 
 void sign_on_timer(void *arg)

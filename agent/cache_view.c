@@ -238,11 +238,15 @@ void view_unuse_x509(struct view *v)
 
 bool view_ready(const struct view *v)
 {
+	size_t have = 0;
+
 	for (size_t i = 0; i < v->n_matches; i++) {
-		if (!v->matches[i]->svid)
+		if (v->matches[i]->svid)
+			have++;
+		else if (!v->matches[i]->failed)
 			return false;
 	}
-	return true;
+	return have > 0;
 }
 
 /* ---- near misses ---- */

@@ -23,7 +23,7 @@ int sync_new(const struct sync_options *o, struct sync **ret, struct err *e)
 	s->watch_timer = loop_timer_new(o->loop, watch_open, s);
 	s->attest_backoff = (struct backoff){ .first_ns = SECONDS(1), .max_ns = SECONDS(60) };
 	s->renew_backoff = (struct backoff){ .first_ns = SECONDS(1), .max_ns = SECONDS(60) };
-	s->watch_backoff = (struct backoff){ .first_ns = 300 * NS_PER_MS, .max_ns = SECONDS(15) };
+	s->watch_backoff = (struct backoff){ .first_ns = 300 * NS_PER_MS, .max_ns = SECONDS(2) };
 	s->data_lane = lane_new(o->loop, "store");
 	if (!o->options->keymgr_memory)
 		s->sealed_path = xasprintf("%s/sealed.bin", o->options->data_dir);

@@ -458,8 +458,12 @@ static void begin_round(void *arg)
 {
 	struct poll *p = arg;
 
-	if (!p->s || p->running || p->s->attesting)
+	if (!p->s || p->running)
 		return;
+	if (p->s->attesting) {
+		loop_timer_set(p->timer, backoff_next(&p->backoff));
+		return;
+	}
 	p->running = true;
 	p->generation = p->s->generation;
 	if (!p->posted_status)

@@ -344,7 +344,7 @@ void sign_pump(void *arg)
 {
 	struct sync *s = arg;
 
-	if (s->stopped || !s->client || s->sign_waits || s->attesting)
+	if (s->stopped || !s->client || s->sign_waits)
 		return;
 	while (s->batches < SIGN_BATCHES && s->n_pool && cache_wanted(s->o.cache)) {
 		size_t n = cache_wanted(s->o.cache);

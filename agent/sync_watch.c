@@ -174,8 +174,14 @@ void watch_open(void *arg)
 		.ended = on_ended,
 		.arg = s };
 
-	if (s->stopped || s->watch || !s->client || s->attesting)
+	if (s->stopped || s->watch || !s->client)
 		return;
+	if (s->attesting) {
+		/* Either it ends with a new identity, which opens the stream, or this comes by
+		 * again. */
+		loop_timer_set(s->watch_timer, backoff_next(&s->watch_backoff));
+		return;
+	}
 	loop_timer_stop(s->watch_timer);
 	assay__agent__v1__watch_request__start__init(&start);
 	start.epoch = s->epoch;
