@@ -99,12 +99,19 @@ static void check_delegates(struct config *c, const struct agent_options *o)
 	}
 }
 
+/* Is a plugin of this type simply missing, rather than misspelt? */
+static bool nothing_wrong(const struct config *c, const char *type)
+{
+	return !config_given(c, type) || !c->n_problems;
+}
+
 static void check_keymgr(struct config *c, struct agent_file *f)
 {
 	if (f->has_keymgr_disk && f->has_keymgr_memory)
 		config_problem(c, "plugins.KeyManager",
 			"exactly one KeyManager is needed, not both \"disk\" and \"memory\"");
-	else if (!f->has_keymgr_disk && !f->has_keymgr_memory && !c->n_problems)
+	else if (!f->has_keymgr_disk && !f->has_keymgr_memory &&
+		 nothing_wrong(c, "plugins.KeyManager"))
 		config_problem(c, "plugins.KeyManager",
 			"exactly one KeyManager plugin is needed: \"disk\" or \"memory\"");
 	f->o.keymgr_memory = f->has_keymgr_memory;
@@ -128,7 +135,8 @@ static void check_attestors(struct config *c, struct agent_options *o)
 		config_problem(c, "plugins.NodeAttestor",
 			"exactly one NodeAttestor is needed, not both \"join_token\" and "
 			"\"x509pop\"");
-	} else if (!o->attest_join_token && !o->attest_x509pop && !c->n_problems) {
+	} else if (!o->attest_join_token && !o->attest_x509pop &&
+		   nothing_wrong(c, "plugins.NodeAttestor")) {
 		config_problem(c, "plugins.NodeAttestor",
 			"exactly one NodeAttestor plugin is needed: \"join_token\" or \"x509pop\"");
 	}
@@ -138,7 +146,7 @@ static void check_attestors(struct config *c, struct agent_options *o)
 	if (o->attest_x509pop && !o->x509pop_certificate_path)
 		config_problem(
 			c, "plugins.NodeAttestor.x509pop", "certificate_path must be configured");
-	if (!o->attestor_unix && !c->n_problems)
+	if (!o->attestor_unix && nothing_wrong(c, "plugins.WorkloadAttestor"))
 		config_problem(c, "plugins.WorkloadAttestor",
 			"at least one WorkloadAttestor plugin is needed: \"unix\"");
 }
@@ -221,7 +229,8 @@ int agent_options_load(
 		&c, f->config && *f->config ? f->config : AGENT_CONFIG_DEFAULT, f->expand_env, e);
 	if (!r) {
 		override(&c, f);
-		check(&c, &file);
+		if (!c.broken)
+			check(&c, &file);
 		if (c.n_problems) {
 			buf_bytes(problems, buf_view(&c.problems));
 			r = err_set(e, ERR_INVALID, "%zu %s in the configuration", c.n_problems,

@@ -359,6 +359,7 @@ void config_load_text(struct config *c, const char *file, struct bytes text)
 	if (config_parse(file, text, &tree, &e)) {
 		buf_printf(&c->problems, "%s\n", e.msg);
 		c->n_problems++;
+		c->broken = true;
 		return;
 	}
 	c->trees = xreallocarray(c->trees, c->n_trees + 1, sizeof(*c->trees));

@@ -81,6 +81,7 @@ enum {
 	CONFIG_APPEND = 1 << 6,       /* strings: a single string is added to the list at offset */
 	CONFIG_TRUST_DOMAIN = 1 << 7, /* string: checked, and cut to the bare name */
 	CONFIG_EMPTY_IS_UNSET = 1 << 8, /* string: "" counts as not given */
+	CONFIG_ALIAS = 1 << 9,          /* another name of a key: not printed back */
 };
 
 struct config_option {
@@ -111,6 +112,7 @@ struct config {
 	} * where;
 	struct buf problems, warnings; /* one per line */
 	size_t n_problems;
+	bool broken;                /* a file could not be parsed: what is missing says nothing */
 	struct config_node **trees; /* kept for their file names and for those that look further */
 	size_t n_trees;
 };

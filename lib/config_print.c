@@ -86,8 +86,6 @@ static bool put_value(struct buf *b, const struct config_option *o, const void *
 		return true;
 	}
 	case CONFIG_T_STRINGS:
-		if (o->flags & CONFIG_APPEND)
-			return false; /* stands under the list's own key */
 		put_strings(b, p);
 		return true;
 	case CONFIG_T_KEY_TYPE:
@@ -105,9 +103,9 @@ static bool put_value(struct buf *b, const struct config_option *o, const void *
 		put_choice(b, o->choices, *(const bool *)p);
 		return true;
 	case CONFIG_T_SECTION:
-		if (!(o->flags & CONFIG_PRESENT))
+		if (!(o->flags & CONFIG_PRESENT) || !(o->flags & CONFIG_PLUGIN))
 			return false;
-		buf_str(b, *(const bool *)p ? "present" : "absent");
+		buf_str(b, "present");
 		return true;
 	default:
 		return false;
@@ -116,10 +114,19 @@ static bool put_value(struct buf *b, const struct config_option *o, const void *
 
 void config_print(const struct config_option *options, const void *base, struct buf *ret)
 {
+	const char *absent = NULL; /* the section whose keys mean nothing, as it is not there */
+
 	for (const struct config_option *o = options; o->path; o++) {
 		AUTO_BUF struct buf b = BUF_INIT;
 
-		if (put_value(&b, o, base))
+		if (absent && strncmp(o->path, absent, strlen(absent)) == 0 &&
+			o->path[strlen(absent)] == '.')
+			continue;
+		absent = NULL;
+		if (o->type == CONFIG_T_SECTION && o->flags & CONFIG_PRESENT &&
+			!*(const bool *)slot(o, base))
+			absent = o->path;
+		else if (!(o->flags & (CONFIG_ALIAS | CONFIG_APPEND)) && put_value(&b, o, base))
 			buf_printf(ret, "%s = %s\n", o->path, buf_cstr(&b));
 	}
 }

@@ -283,6 +283,18 @@ static void set_section(
 	config_load_section(c, n, o->path, o);
 }
 
+/* A plugin is named with its type. */
+static void refuse(struct config *c, const struct config_option *o, const struct config_node *n)
+{
+	const char *key = config_key_of(o), *type = o->path + strlen("plugins.");
+
+	if (strncmp(o->path, "plugins.", 8) == 0 && strchr(type, '.') == key - 1)
+		config_problem_at(
+			c, n, "%.*s \"%s\": %s", (int)(key - 1 - type), type, key, o->note);
+	else
+		config_problem_at(c, n, "\"%s\": %s", key, o->note);
+}
+
 static void mark(struct config *c, const struct config_option *o, const struct config_node *n)
 {
 	struct config_where *w = config_where_of(c, o);
@@ -340,7 +352,7 @@ void config_set_value(struct config *c, const struct config_option *o, const str
 		break;
 	case CONFIG_T_REFUSED:
 		if (!(o->flags & CONFIG_EMPTY_OK && config_is_empty(n)))
-			config_problem_at(c, n, "\"%s\": %s", config_key_of(o), o->note);
+			refuse(c, o, n);
 		break;
 	}
 }

@@ -81,12 +81,19 @@ static void check_admin_ids(struct config *c, const struct server_options *o)
 	}
 }
 
+/* Is a plugin of this type simply missing, rather than misspelt? */
+static bool nothing_wrong(const struct config *c, const char *type)
+{
+	return !config_given(c, type) || !c->n_problems;
+}
+
 static void check_keymgr(struct config *c, struct server_file *f)
 {
 	if (f->has_keymgr_disk && f->has_keymgr_memory)
 		config_problem(c, "plugins.KeyManager",
 			"exactly one KeyManager is needed, not both \"disk\" and \"memory\"");
-	else if (!f->has_keymgr_disk && !f->has_keymgr_memory && !c->n_problems)
+	else if (!f->has_keymgr_disk && !f->has_keymgr_memory &&
+		 nothing_wrong(c, "plugins.KeyManager"))
 		config_problem(c, "plugins.KeyManager",
 			"exactly one KeyManager plugin is needed: \"disk\" or \"memory\"");
 	f->o.keymgr_memory = f->has_keymgr_memory;
@@ -201,7 +208,8 @@ int server_options_load(struct server_options *ret, const struct server_flags *f
 		&c, f->config && *f->config ? f->config : SERVER_CONFIG_DEFAULT, f->expand_env, e);
 	if (!r) {
 		override(&c, f);
-		check(&c, &file);
+		if (!c.broken)
+			check(&c, &file);
 		if (c.n_problems) {
 			buf_bytes(problems, buf_view(&c.problems));
 			r = err_set(e, ERR_INVALID, "%zu %s in the configuration", c.n_problems,

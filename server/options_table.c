@@ -360,7 +360,7 @@ const struct config_option server_option_table[] = {
 		.doc = "In mode spiffe: how the path of the SVID begins." },
 	{ .path = "plugins.NodeAttestor.x509pop.svid_prefix",
 		.type = CONFIG_T_STRING,
-		.flags = CONFIG_EMPTY_IS_UNSET,
+		.flags = CONFIG_EMPTY_IS_UNSET | CONFIG_ALIAS,
 		AT(x509pop_svid_prefix),
 		.doc = "Another name of spiffe_prefix." },
 	REFUSED("plugins.NodeAttestor.k8s_psat", NOTE_LATER),

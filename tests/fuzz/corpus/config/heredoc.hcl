@@ -1,0 +1,3 @@
+x = <<EOF
+body $A ${B}
+EOF
