@@ -385,16 +385,21 @@ static void complain_open(uv_handle_t *h, void *arg)
 
 static void signals_close(struct loop *l);
 
+void loop_drain(struct loop *l)
+{
+	do {
+		while (l->pending > 0)
+			uv_run(&l->uv, UV_RUN_ONCE);
+	} while (run_posts(l));
+}
+
 void loop_free(struct loop *l)
 {
 	unsigned n_open = 0;
 
 	if (!l)
 		return;
-	do {
-		while (l->pending > 0)
-			uv_run(&l->uv, UV_RUN_ONCE);
-	} while (run_posts(l));
+	loop_drain(l);
 	workers_stop(l);
 	signals_close(l);
 	INVARIANT(l->n_timers == 0);

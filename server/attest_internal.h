@@ -1,0 +1,82 @@
+/* What the node attestors share among themselves. */
+#ifndef ASSAY_SERVER_ATTEST_INTERNAL_H
+#define ASSAY_SERVER_ATTEST_INTERNAL_H
+
+#include "server/attest.h"
+
+/* One kind of attestor. */
+struct attestor {
+	const char *type;
+	/* Makes the session's state (s->state) and its first step. */
+	void (*begin)(struct attest_session *s, struct bytes payload);
+	void (*respond)(struct attest_session *s, struct bytes response); /* NULL: no challenges */
+	void (*free_state)(void *state);
+};
+extern const struct attestor attestor_join_token;
+extern const struct attestor attestor_x509pop;
+
+struct x509pop;
+
+struct attest {
+	struct attest_options o;
+	bool join_token;
+	struct x509pop *x509pop; /* NULL: not configured */
+};
+
+struct attest_session {
+	struct attest *attest;
+	const struct attestor *kind;
+	char *address;
+	attest_fn *fn; /* NULL once ended: what is under way then only frees the session */
+	void *arg;
+	void *state;
+	bool busy; /* a job or a write is under way that will call attest_step_*() */
+};
+
+/* The end of a step: exactly one of them for each begin and respond, never from inside those. */
+void attest_step_challenge(struct attest_session *s, struct bytes challenge);
+void attest_step_done(struct attest_session *s, const char *agent_id,
+	const struct selectors *selectors, bool reattestable);
+void attest_step_failed(struct attest_session *s, const struct err *e);
+
+/* Calls fn(s) from the loop soon. */
+void attest_later(struct attest_session *s, void (*fn)(struct attest_session *s));
+
+/* ---- x509pop: what does not need a loop ---- */
+
+struct x509pop {
+	char *trust_domain;
+	struct x509_chain roots;
+	struct ca *ca; /* mode spiffe: not NULL */
+	char *path_template;
+	char *svid_prefix; /* mode spiffe */
+	bool verify_client_ip;
+	size_t max_intermediates;
+	int max_rsa_bits;
+};
+int x509pop_new(const struct attest_options *o, struct x509pop **ret, struct err *e) MUST_USE;
+void x509pop_free(struct x509pop *p);
+
+struct x509pop_state {
+	const struct x509pop *config;
+	struct x509_chain chain; /* as presented */
+	struct x509_chain path;  /* as verified, root last */
+	uint8_t nonce[ATTEST_NONCE];
+	/* result */
+	char *agent_id;
+	struct selectors selectors;
+};
+void x509pop_state_deinit(struct x509pop_state *st);
+/* Any thread. The payload, checked against roots; gives the challenge. Errors carry the code and
+ * text of the verdict. */
+int x509pop_challenge(struct x509pop_state *st, const struct x509_chain *roots,
+	struct bytes payload, const char *address, struct wall now, struct buf *ret_challenge,
+	struct err *e) MUST_USE;
+/* Any thread. The response to it; on success the result is in st. */
+int x509pop_verify(struct x509pop_state *st, struct bytes response, struct err *e) MUST_USE;
+
+/* fields: the values by name, dotted; get(arg, name) gives NULL for an unknown one. */
+int attest_template_expand(const char *tmpl, const char *(*get)(void *arg, const char *name),
+	void *arg, struct buf *ret, struct err *e) MUST_USE;
+
+#endif

@@ -1,0 +1,34 @@
+/*
+ * The server's own X509-SVID, spiffe://<trust domain>/spire/server: a fresh key each time, renewed
+ * at half life and whenever another authority signs; the TLS context of new connections follows by
+ * pointer swap. Loop thread.
+ */
+#ifndef ASSAY_SERVER_SVID_H
+#define ASSAY_SERVER_SVID_H
+
+#include "lib/loop.h"
+#include "lib/tls.h"
+#include "server/ca.h"
+
+struct server_svid;
+
+struct server_svid_options {
+	struct loop *loop;
+	struct ca *ca;
+	const char *trust_domain;
+	enum key_type key_type;
+	int64_t ttl_ns;
+};
+/* ready(arg) once, when the first one is there (the CA must be ready). Failures are logged and
+ * tried again with back-off. */
+struct server_svid *server_svid_new(
+	const struct server_svid_options *o, void (*ready)(void *arg), void *arg);
+void server_svid_free(struct server_svid *s);
+void server_svid_renew(struct server_svid *s); /* now */
+
+/* A new reference; NULL before ready. For door_options.tls (arg: struct server_svid). */
+struct tls_ctx *server_svid_tls(void *svid);
+/* Leaf first; borrowed until the next renewal; n = 0 before ready. */
+const struct x509_chain *server_svid_chain(const struct server_svid *s);
+
+#endif
