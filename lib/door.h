@@ -27,6 +27,7 @@ enum {
 	DOOR_CONTROL_PER_SECOND = 1000,  /* PING, SETTINGS, PRIORITY, empty DATA */
 	DOOR_IDLE_MS = 5 * 60 * 1000,    /* a connection that never had, or no longer has, a call */
 	DOOR_WRITE_STALL_MS = 30 * 1000, /* a peer that reads nothing while output waits */
+	DOOR_MESSAGE_MAX = 8 << 20,      /* see door_options.message_max */
 	DOOR_PUMP_BUFFER = 64 << 10,     /* bytes held per direction before reading stops */
 };
 
@@ -45,8 +46,8 @@ struct peer {
 	char address[64];   /* "198.51.100.7", without the port */
 	struct spiffeid id; /* text NULL: no client certificate */
 	struct x509_chain chain;
-	/* Set by whoever serves the connection (lib/rpc); called once by the door when it has ended,
-	 * before the door gives up its reference. */
+	/* Set by whoever serves the connection (lib/rpc); called once by the door when it has
+	 * ended, before the door gives up its reference. */
 	void (*on_end)(void *arg, struct peer *p);
 	void *on_end_arg;
 };
@@ -71,6 +72,9 @@ struct door_options {
 		*verify; /* as tls_conn_new; on success the door reads the id by x509_svid_id() */
 	bool privileged; /* may use the reserve of descriptors */
 	bool raw;        /* no HTTP/2 guard (lib/http's own parser is bounded) */
+	/* Bytes of one gRPC message that the guard lets through, 0: DOOR_MESSAGE_MAX; C-core, which
+	 * holds a message whole before it looks at its own limit, should refuse smaller ones. */
+	uint32_t message_max;
 	/* The plaintext side: fd is O_NONBLOCK, now the callee's. peer is borrowed: take a
 	 * reference to keep it. */
 	void (*on_conn)(void *arg, int fd, struct peer *peer);

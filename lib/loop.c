@@ -372,6 +372,12 @@ bool loop_is_current(const struct loop *l)
 	return pthread_equal(l->thread, pthread_self());
 }
 
+void loop_at_free(struct loop *l, void (*fn)(void *arg), void *arg)
+{
+	l->at_free = fn;
+	l->at_free_arg = arg;
+}
+
 static void complain_open(uv_handle_t *h, void *arg)
 {
 	unsigned *n = arg;
@@ -401,6 +407,8 @@ void loop_free(struct loop *l)
 		return;
 	loop_drain(l);
 	workers_stop(l);
+	if (l->at_free)
+		l->at_free(l->at_free_arg);
 	signals_close(l);
 	INVARIANT(l->n_timers == 0);
 	INVARIANT(l->n_watches == 0);

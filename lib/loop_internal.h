@@ -47,6 +47,8 @@ struct loop {
 	bool workers_stop;
 	pthread_t workers[LOOP_WORKERS_MAX];
 
+	void (*at_free)(void *arg);
+	void *at_free_arg;
 	struct list signals;
 	unsigned n_timers;
 	unsigned n_watches;
@@ -59,6 +61,11 @@ struct loop {
 	uv_poll_t wall_poll;
 	struct list all; /* among all loops, for the test clock */
 };
+
+/* fn(arg) when the loop is freed, before it is checked that all is closed; one user, lib/door. */
+void loop_at_free(struct loop *l, void (*fn)(void *arg), void *arg);
+/* The timer alone does not keep the loop running. */
+void loop_timer_unref(struct loop_timer *t);
 
 void loop_wall_init(struct loop *l);
 void loop_wall_close(struct loop *l); /* asserts that no timer is set */

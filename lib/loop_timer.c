@@ -202,6 +202,11 @@ void loop_timer_stop(struct loop_timer *t)
 		wall_arm(t->loop);
 }
 
+void loop_timer_unref(struct loop_timer *t)
+{
+	uv_unref((uv_handle_t *)&t->uv);
+}
+
 static void timer_closed(uv_handle_t *h)
 {
 	free(h->data);

@@ -1,0 +1,212 @@
+/* What the files of lib/door share. */
+#ifndef ASSAY_LIB_DOOR_INTERNAL_H
+#define ASSAY_LIB_DOOR_INTERNAL_H
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <uv.h>
+
+#include "lib/door.h"
+#include "lib/door_guard.h"
+#include "lib/list.h"
+#include "lib/map.h"
+
+enum {
+	HUB_BUFFER = 64 << 10,      /* one read */
+	HUB_EVENTS = 128,           /* events taken at once */
+	HUB_HANDSHAKES = 4,         /* TLS handshake steps per turn of the loop, 0.6 ms each */
+	DOOR_ACCEPTS = 16,          /* accepted per turn of the loop */
+	DOOR_ACCEPT_PAUSE_MS = 100, /* after EMFILE and the like */
+	DOOR_LINGER_MS = 1000,      /* TCP: so that the last bytes are not lost by a reset */
+	CONN_ROUNDS = 4,            /* reads of one connection before the others' turn */
+	CONN_COST_UNIX = 4,         /* descriptors: socket, pair, pidfd */
+	CONN_COST_TCP = 3,
+	SHARE_HANDSHAKES = 200,      /* handshakes under way from one address */
+	SHARE_HANDSHAKES_ALL = 2000, /* and in all */
+	SHARE_YOUNG_MS = 1000,       /* a connection this new may be about to make its call */
+	SHARE_FEW = 8, /* connections with calls that a holder never loses to its equals */
+	SHARE_RESERVE_MIN = 64,
+};
+
+/* Times can be made short in tests. */
+struct door_times {
+	int handshake_ms;
+	int idle_ms;
+	int stall_ms;
+	int linger_ms;
+};
+extern struct door_times door_times;
+extern bool door_no_peerpidfd_for_test;
+extern long door_limit_for_test; /* of descriptors, instead of RLIMIT_NOFILE, for hubs to come */
+
+/* ---- who holds how many descriptors (door_share.c) ---- */
+
+/* One uid, all anonymous TCP clients together, or all authenticated ones. */
+struct share_group {
+	char key[16];
+	enum { GROUP_UID, GROUP_ANONYMOUS, GROUP_AUTHENTICATED } kind;
+	unsigned used;
+	struct list link; /* in share.groups */
+	struct list holders;
+	struct list idle; /* conn.group_link: connections without a call, oldest first */
+};
+/* One process, one address, one SPIFFE ID. */
+struct share_holder {
+	char *key;
+	struct share_group *group;
+	unsigned used;
+	unsigned handshakes;
+	struct list link; /* in group.holders */
+	struct list idle; /* conn.holder_link: without a call, oldest first */
+	struct list busy; /* with one, oldest first */
+};
+struct share {
+	unsigned limit;   /* descriptors the process may have */
+	unsigned reserve; /* kept for privileged doors and everything else in the process */
+	unsigned used;
+	unsigned privileged_used;
+	unsigned handshakes;
+	struct list groups;
+	struct map *holders; /* by key */
+};
+
+struct conn;
+void share_init(struct share *s);
+void share_deinit(struct share *s);
+/* Room for one more of that peer, by taking it from whoever holds most; false: there is none. */
+bool share_join(struct share *s, struct conn *c);
+void share_leave(struct share *s, struct conn *c);
+void share_set_busy(struct conn *c, bool busy);
+/* The handshake is over: the connection now counts for its SPIFFE ID, if it has one. False: no
+ * room there. */
+bool share_handshake_done(struct share *s, struct conn *c);
+/* Frees one somewhere after the kernel said that there are none. */
+void share_relieve(struct share *s);
+
+/* ---- the hub: one per loop (door_hub.c) ---- */
+
+/* Something in the hub's epoll set. */
+struct source {
+	int fd;
+	void (*ready)(struct source *s, uint32_t events);
+};
+
+enum stage { STAGE_NONE, STAGE_HANDSHAKE, STAGE_IDLE, STAGE_LINGER, STAGE_STALL, STAGES };
+struct deadline {
+	struct list link;
+	int64_t at_ms;
+};
+
+struct hub {
+	struct list link; /* among hubs */
+	struct loop *loop;
+	unsigned refs; /* doors, connections, dials */
+	int epfd;
+	uv_poll_t poll;
+	uv_idle_t again;        /* runs while one of the next two lists has members */
+	struct list more;       /* conn.turn: stopped for fairness */
+	struct list handshakes; /* conn.turn: input for a handshake waits */
+	unsigned n_open;        /* handles whose close is under way */
+	bool dispatching;
+	struct list dead; /* freed after the events that were taken at once */
+	struct list conns;
+	struct list stages[STAGES]; /* each in order of time */
+	struct loop_timer *timer;
+	int64_t armed_ms; /* 0: not set */
+	struct share share;
+	uint8_t in[HUB_BUFFER];
+	uint8_t plain[HUB_BUFFER];
+};
+
+struct hub *hub_get(struct loop *l); /* a reference */
+void hub_unref(struct hub *h);
+int64_t hub_now(const struct hub *h);
+void hub_add(struct hub *h, struct source *s, uint32_t events);
+void hub_change(struct hub *h, struct source *s, uint32_t events);
+void hub_remove(struct hub *h, struct source *s);  /* and closes the descriptor */
+int hub_release(struct hub *h, struct source *s);  /* gives the descriptor back */
+void hub_more(struct hub *h, struct conn *c);      /* conn_go() soon */
+void hub_handshake(struct hub *h, struct conn *c); /* conn_handshake() in turn */
+void hub_deadline(struct hub *h, struct deadline *d, enum stage s, int ms);
+void hub_bury(struct hub *h, struct conn *c); /* frees it when nobody can see it any more */
+
+/* ---- a connection (door_pump.c) ---- */
+
+struct pending { /* bytes that could not be written yet */
+	uint8_t *p;
+	uint32_t len;
+	uint32_t off;
+};
+
+struct conn {
+	struct source net;
+	struct source local; /* our end of the pair; fd -1 until it is opened */
+	struct hub *hub;
+	struct door *door; /* NULL: dialled, or its door is gone */
+	struct dial *dial; /* until it was told */
+	struct peer *peer; /* NULL: dialled */
+	struct tls_conn *tls;
+	struct pending to_net;
+	struct pending to_local;
+	struct list in_hub;
+	struct list in_door;
+	struct list turn;
+	struct list holder_link;
+	struct list group_link;
+	struct share_holder *holder; /* NULL: not counted, or privileged */
+	struct deadline life;
+	struct deadline stall;
+	int64_t idle_since_ms;
+	uint8_t cost;
+	bool guarded;
+	bool is_tls;
+	bool handshaking;
+	bool spoke;        /* in the handshake; a server is taken to have */
+	bool busy;         /* has a call */
+	bool net_readable; /* until a read says otherwise */
+	bool net_hup;
+	bool net_eof;
+	bool net_out; /* EPOLLOUT is asked for */
+	bool local_readable;
+	bool local_hup;
+	bool local_eof;
+	bool local_out;
+	bool lingering;
+	bool ended;
+	struct guard guard;
+};
+
+struct conn *conn_new(struct hub *h, int fd);
+/* Reads and writes as far as it goes. The connection may have ended afterwards. */
+void conn_go(struct conn *c);
+void conn_handshake(struct conn *c);
+/* Hands the local end out: makes the pair. -1 when there are no descriptors. */
+int conn_open_local(struct conn *c);
+void conn_end(struct conn *c);
+bool conn_give(struct conn *c, struct bytes b); /* to the local end; false: that is gone */
+void conn_close(struct conn *c);                /* with a GOAWAY, if that goes without waiting */
+void conn_evict(struct conn *c);                /* the same, counted */
+void conn_timeout(struct conn *c, enum stage s);
+
+/* ---- door.c, door_dial.c, door_peer.c ---- */
+
+void door_conn_ended(struct door *d, struct conn *c);
+/* The client has spoken: serve it. `before` bytes of the preface came earlier. False: the
+ * connection has ended. */
+bool door_conn_speaks(struct door *d, struct conn *c, size_t before, struct bytes first);
+bool door_closing(const struct door *d);
+struct tls_conn *door_tls(struct door *d);
+/* The handshake is complete: who is it? False: nobody, the connection is to be ended. */
+bool door_tls_established(struct door *d, struct conn *c);
+struct door_stats *door_counts(struct door *d);
+
+void door_tcp_options(int fd);
+void dial_established(struct dial *d, struct conn *c);
+void dial_conn_failed(struct dial *d, const struct err *e);
+
+struct peer *peer_new(void);
+int peer_of_unix(int fd, struct peer **ret);
+int peer_pin(struct peer *p, int fd); /* gets the pidfd; -1: the process is gone */
+void peer_address(struct peer *p, const struct sockaddr *sa);
+
+#endif
