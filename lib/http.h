@@ -36,6 +36,7 @@ struct http_server_options {
 int http_server_open(struct loop *l, const struct http_server_options *o, struct http_server **ret,
 	struct err *e) MUST_USE;
 int http_server_port(const struct http_server *s);
+/* At once. The loop must run on for the memory to come back. */
 void http_server_close(struct http_server *s);
 
 struct http_get_options {
@@ -48,7 +49,8 @@ struct http_get_options {
 	size_t body_max;
 };
 struct http_get;
-/* done(arg, status, body, e): e->code 0 on an answer of any status. No redirects. */
+/* done(arg, status, body, e): once, never from inside http_get(), after which g is gone; e->code 0
+ * on an answer of any status. No redirects. body_max 0: 1 MB; timeout_ms 0: 30 s. */
 struct http_get *http_get(struct loop *l, const struct http_get_options *o,
 	void (*done)(void *arg, int status, struct bytes body, const struct err *e), void *arg);
 void http_get_cancel(struct http_get *g);

@@ -1,0 +1,213 @@
+#include "lib/http_message.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+static struct http_message *self(http_parser *p)
+{
+	return p->data;
+}
+
+static int refuse(struct http_message *m, int status)
+{
+	if (m->bad == 0)
+		m->bad = status;
+	return 1; /* ends the parser */
+}
+
+static int add_head(struct http_message *m, struct buf *to, const char *p, size_t n)
+{
+	return buf_append(to, p, n) ? 0 : refuse(m, 431);
+}
+
+static int on_url(http_parser *p, const char *at, size_t n)
+{
+	return add_head(self(p), &self(p)->url, at, n);
+}
+
+static int on_field(http_parser *p, const char *at, size_t n)
+{
+	struct http_message *m = self(p);
+
+	if (m->in_value)
+		m->field_len = 0;
+	m->in_value = false;
+	for (size_t i = 0; i < n; i++, m->field_len++)
+		if (m->field_len < sizeof(m->field))
+			m->field[m->field_len] = at[i];
+	return 0;
+}
+
+static int on_value(http_parser *p, const char *at, size_t n)
+{
+	struct http_message *m = self(p);
+
+	if (!m->in_value) {
+		m->in_value = true;
+		m->is_host = m->field_len == 4 && strncasecmp(m->field, "host", 4) == 0;
+		m->hosts += m->is_host;
+	}
+	return m->is_host ? add_head(m, &m->host, at, n) : 0;
+}
+
+static int on_headers(http_parser *p)
+{
+	struct http_message *m = self(p);
+
+	if (p->type != HTTP_REQUEST)
+		return 0;
+	/* RFC 9112 section 3.2: 400 to any HTTP/1.1 request that lacks a Host header field and to
+	 * any that contains more than one. */
+	if (m->hosts > 1 || (m->hosts == 0 && (p->http_major > 1 || p->http_minor >= 1)))
+		return refuse(m, 400), -1;
+	if (p->content_length != UINT64_MAX && p->content_length > m->body.max)
+		return refuse(m, 413), -1;
+	return 0;
+}
+
+static int on_body(http_parser *p, const char *at, size_t n)
+{
+	return buf_append(&self(p)->body, at, n) ? 0 : refuse(self(p), 413);
+}
+
+static int on_complete(http_parser *p)
+{
+	struct http_message *m = self(p);
+
+	if (p->type == HTTP_RESPONSE && p->status_code / 100 == 1 && p->status_code != 101)
+		return 0; /* informational: the real one follows */
+	m->complete = true;
+	m->keep_alive = http_should_keep_alive(p) != 0;
+	http_parser_pause(p, 1);
+	return 0;
+}
+
+static const http_parser_settings settings = {
+	.on_url = on_url,
+	.on_header_field = on_field,
+	.on_header_value = on_value,
+	.on_headers_complete = on_headers,
+	.on_body = on_body,
+	.on_message_complete = on_complete,
+};
+
+void http_message_init(struct http_message *m, bool request, size_t body_max)
+{
+	memset(m, 0, sizeof(*m));
+	http_parser_set_max_header_size(HTTP_HEAD_MAX);
+	http_parser_init(&m->parser, request ? HTTP_REQUEST : HTTP_RESPONSE);
+	m->parser.data = m;
+	m->url = m->host = BUF_INIT_MAX(HTTP_HEAD_MAX);
+	m->body = BUF_INIT_MAX(body_max);
+}
+
+void http_message_deinit(struct http_message *m)
+{
+	buf_deinit(&m->url);
+	buf_deinit(&m->host);
+	buf_deinit(&m->body);
+	free(m->path);
+	free(m->query);
+	m->path = m->query = NULL;
+}
+
+void http_message_next(struct http_message *m)
+{
+	bool request = m->parser.type == HTTP_REQUEST;
+	size_t body_max = m->body.max;
+
+	http_message_deinit(m);
+	http_message_init(m, request, body_max);
+}
+
+/* Origin form "/path?query" or absolute form; "*" stays as it is. */
+static void split_url(struct http_message *m)
+{
+	struct http_parser_url u;
+	const char *s = buf_cstr(&m->url);
+
+	http_parser_url_init(&u);
+	if (strcmp(s, "*") == 0) {
+		m->path = xstrdup("*");
+		m->query = xstrdup("");
+		return;
+	}
+	if (m->parser.method == HTTP_CONNECT || m->url.len > UINT16_MAX ||
+		http_parser_parse_url(s, m->url.len, 0, &u) != 0) {
+		refuse(m, 400);
+		return;
+	}
+	m->path = (u.field_set & (1 << UF_PATH))
+			  ? xstrndup(s + u.field_data[UF_PATH].off, u.field_data[UF_PATH].len)
+			  : xstrdup("/");
+	m->query = (u.field_set & (1 << UF_QUERY))
+			   ? xstrndup(s + u.field_data[UF_QUERY].off, u.field_data[UF_QUERY].len)
+			   : xstrdup("");
+}
+
+/* RFC 9112 section 5.1: white space after a field's value is no part of it. */
+static void trim(struct buf *b)
+{
+	while (b->len > 0 && (b->p[b->len - 1] == ' ' || b->p[b->len - 1] == '\t'))
+		b->p[--b->len] = 0;
+}
+
+static void finish(struct http_message *m)
+{
+	enum http_errno r = HTTP_PARSER_ERRNO(&m->parser);
+
+	if (m->complete && m->bad == 0 && m->parser.type == HTTP_REQUEST) {
+		if (m->parser.upgrade) /* there is nothing to upgrade to */
+			m->keep_alive = false;
+		trim(&m->host);
+		split_url(m);
+	} else if (!m->complete && r != HPE_OK) {
+		refuse(m, r == HPE_HEADER_OVERFLOW ? 431 : 400);
+	}
+}
+
+size_t http_message_feed(struct http_message *m, struct bytes v)
+{
+	size_t n;
+
+	if (m->complete || m->bad || v.n == 0)
+		return 0;
+	n = http_parser_execute(&m->parser, &settings, (const char *)v.p, v.n);
+	finish(m);
+	return n < v.n ? n : v.n;
+}
+
+void http_message_eof(struct http_message *m)
+{
+	if (m->complete || m->bad)
+		return;
+	http_parser_execute(&m->parser, &settings, NULL, 0);
+	finish(m);
+	if (!m->complete)
+		refuse(m, 400);
+}
+
+struct http_request http_message_request(const struct http_message *m)
+{
+	return (struct http_request){
+		.method = http_method_str((enum http_method)m->parser.method),
+		.path = m->path,
+		.query = m->query,
+		.host = buf_cstr(&m->host),
+		.body = buf_view(&m->body),
+	};
+}
+
+const char *http_status_text(int status)
+{
+	switch (status) {
+#define XX(num, name, string)                                                                      \
+	case num:                                                                                  \
+		return #string;
+		HTTP_STATUS_MAP(XX)
+#undef XX
+	default:
+		return "Unknown";
+	}
+}

@@ -1,0 +1,45 @@
+/*
+ * One HTTP/1.1 message being read: libhttp-parser with every size bounded. No sockets, so that it
+ * can be fuzzed; lib/http_server and lib/http_client feed it.
+ */
+#ifndef ASSAY_LIB_HTTP_MESSAGE_H
+#define ASSAY_LIB_HTTP_MESSAGE_H
+
+#include <http_parser.h>
+
+#include "lib/http.h"
+
+enum { HTTP_FIELD_NAME_MAX = 64 /* a longer header name is none that we read */ };
+
+struct http_message {
+	http_parser parser;
+	bool complete;
+	bool keep_alive;
+	int bad; /* the status to refuse with: 400, 413, 431; 0: none */
+	struct buf url;
+	struct buf host;
+	struct buf body;
+	/* the header at hand */
+	char field[HTTP_FIELD_NAME_MAX];
+	size_t field_len;
+	bool in_value;
+	bool is_host;
+	int hosts;
+	/* taken apart once it is complete */
+	char *path;
+	char *query;
+};
+
+void http_message_init(struct http_message *m, bool request, size_t body_max);
+void http_message_deinit(struct http_message *m);
+/* Empties it for the next message of the connection. */
+void http_message_next(struct http_message *m);
+/* Takes bytes in and returns how many, fewer than there are when the message is complete or bad. */
+size_t http_message_feed(struct http_message *m, struct bytes v);
+/* The connection has ended: completes a response that runs until then. */
+void http_message_eof(struct http_message *m);
+/* What a handler gets; points into m. Only once complete and not bad. */
+struct http_request http_message_request(const struct http_message *m);
+const char *http_status_text(int status);
+
+#endif
