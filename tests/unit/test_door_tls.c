@@ -407,7 +407,7 @@ static void on_kept(void *arg, int fd, const struct err *err)
 	(void)arg;
 	if (fd < 0)
 		TEST_FAIL("%s", err->msg);
-	kept = fd;
+	__atomic_store_n(&kept, fd, __ATOMIC_SEQ_CST);
 }
 
 static void keep_one(void *arg)
