@@ -22,6 +22,8 @@ enum {
 	DATA_DIR_MODE = 0700,
 	UMASK_LEAST = 0027,
 	STOP_GRACE_MS = 2000,
+	/* Announced by a peer; above RPC_MESSAGE_MAX_WORKLOAD, so that most get a status. */
+	PUBLIC_MESSAGE_MAX = 256 << 10,
 };
 
 /* ---- the process ---- */
@@ -108,11 +110,13 @@ static void admin_conn(void *arg, int fd, struct peer *peer)
 static int open_public(struct agent *a, struct err *e)
 {
 	struct rpc_server_options ro = { .message_max = RPC_MESSAGE_MAX_WORKLOAD,
+		.local = true,
 		.authorize = api_public_authorize,
 		.finished = api_finished,
 		.arg = &a->api };
 	struct door_options d = { .unix_path = a->o->socket_path,
 		.unix_mode = PUBLIC_MODE,
+		.message_max = PUBLIC_MESSAGE_MAX,
 		.on_conn = public_conn,
 		.arg = a };
 	int r;
@@ -136,9 +140,10 @@ static int open_public(struct agent *a, struct err *e)
 
 static int open_admin(struct agent *a, struct err *e)
 {
-	struct rpc_server_options ro = {
-		.authorize = api_admin_authorize, .finished = api_finished, .arg = &a->api
-	};
+	struct rpc_server_options ro = { .local = true,
+		.authorize = api_admin_authorize,
+		.finished = api_finished,
+		.arg = &a->api };
 	struct door_options d = { .unix_path = a->o->admin_socket_path,
 		.unix_mode = ADMIN_MODE,
 		.privileged = true,

@@ -406,7 +406,8 @@ static void on_jwt(void *arg, const struct rpc_status *st, const ProtobufCMessag
 	struct err e = ERR_INIT;
 
 	if (st->code)
-		err_set(&e, st->code, "%s", st->message);
+		err_set(&e, st->code, "failed to fetch JWT SVID: rpc error: code = %s desc = %s",
+			err_code_name(st->code), st->message);
 	else if (!rs->svid || !rs->svid->token[0] || rs->svid->expires_at <= 0 ||
 		 rs->svid->issued_at <= 0 || rs->svid->issued_at > rs->svid->expires_at)
 		err_set(&e, ERR_INTERNAL, "the server's answer is malformed");
