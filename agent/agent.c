@@ -17,6 +17,7 @@
 
 enum {
 	PUBLIC_MODE = 0777,
+	PUBLIC_DIR_MODE = 0755,
 	ADMIN_MODE = 0770,
 	ADMIN_DIR_MODE = 0750,
 	DATA_DIR_MODE = 0700,
@@ -45,9 +46,11 @@ static void harden(void)
 	signal(SIGPIPE, SIG_IGN);
 }
 
+/* The last folder gets its mode whatever the umask says; those that exist stay as they are. */
 static int make_dirs(const char *path, mode_t mode, struct err *e)
 {
 	AUTO(free) char *p = xstrdup(path);
+	int r;
 
 	for (char *s = p + 1;; s++) {
 		char c = *s;
@@ -55,8 +58,11 @@ static int make_dirs(const char *path, mode_t mode, struct err *e)
 		if (c != '/' && c != '\0')
 			continue;
 		*s = '\0';
-		if (mkdir(p, c ? 0755 : mode) && errno != EEXIST)
+		r = mkdir(p, PUBLIC_DIR_MODE);
+		if (r && errno != EEXIST)
 			return err_errno(e, errno, "creating %s", p);
+		if (!r)
+			chmod(p, c ? PUBLIC_DIR_MODE : mode);
 		*s = c;
 		if (!c)
 			return 0;
@@ -119,6 +125,7 @@ static int open_public(struct agent *a, struct err *e)
 		.message_max = PUBLIC_MESSAGE_MAX,
 		.on_conn = public_conn,
 		.arg = a };
+	AUTO(free) char *dir = NULL;
 	int r;
 
 	ro.reflection_descriptors = descriptors;
@@ -130,7 +137,10 @@ static int open_public(struct agent *a, struct err *e)
 		api_workload_add(a->public_rpc, &a->api);
 	api_health_add(a->public_rpc, &a->api);
 	rpc_server_start(a->public_rpc);
-	r = door_open(a->loop, &d, &a->public_door, e);
+	dir = dir_of(a->o->socket_path);
+	r = make_dirs(dir, PUBLIC_DIR_MODE, e);
+	if (!r)
+		r = door_open(a->loop, &d, &a->public_door, e);
 	if (r)
 		return err_wrap(e, "socket_path %s", a->o->socket_path);
 	log_event(
@@ -225,11 +235,24 @@ static int open_http(struct agent *a, struct err *e)
 
 /* ---- the end ---- */
 
+/* The servers hold on to the loop until they are freed. */
+static void all_closed(void *arg)
+{
+	struct agent *a = arg;
+
+	if (a->public_rpc)
+		rpc_server_free(a->public_rpc);
+	if (a->admin_rpc)
+		rpc_server_free(a->admin_rpc);
+	a->public_rpc = a->admin_rpc = NULL;
+}
+
 static void part_closed(void *arg)
 {
 	struct agent *a = arg;
 
-	a->closing--;
+	if (--a->closing == 0)
+		loop_post(a->loop, all_closed, a);
 }
 
 static void stop(struct agent *a)
@@ -237,6 +260,9 @@ static void stop(struct agent *a)
 	if (a->stopping)
 		return;
 	a->stopping = true;
+	a->closing++; /* this function itself */
+	if (a->cache)
+		cache_stop(a->cache);
 	if (a->sync)
 		sync_stop(a->sync);
 	if (a->health)
@@ -259,6 +285,7 @@ static void stop(struct agent *a)
 		a->closing++;
 		door_close(a->admin_door, STOP_GRACE_MS, part_closed, a);
 	}
+	part_closed(a);
 }
 
 static void on_signal(void *arg, int signo)
@@ -389,10 +416,6 @@ static int open_parts(struct agent *a, struct err *e)
 static void close_parts(struct agent *a)
 {
 	INVARIANT(a->closing == 0);
-	if (a->public_rpc)
-		rpc_server_free(a->public_rpc);
-	if (a->admin_rpc)
-		rpc_server_free(a->admin_rpc);
 	jwtcache_free(a->jwt);
 	sync_free(a->sync);
 	workload_free(a->workload);

@@ -24,6 +24,12 @@ struct cache *cache_new(const struct cache_options *o)
 	return c;
 }
 
+void cache_stop(struct cache *c)
+{
+	loop_timer_stop(c->timer);
+	c->stopped = true;
+}
+
 static void record_free(struct record *r)
 {
 	entry_deinit(&r->entry);

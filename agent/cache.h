@@ -61,6 +61,7 @@ struct cache_options {
 	void *arg;
 };
 struct cache *cache_new(const struct cache_options *o);
+void cache_stop(struct cache *c); /* nothing is renewed any more */
 void cache_free(struct cache *c);
 
 /* ---- what comes from the server ---- */

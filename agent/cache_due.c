@@ -72,7 +72,7 @@ void due_set(struct cache *c, struct record *r, int64_t wall_time_ns)
 
 void due_arm(struct cache *c)
 {
-	if (c->n_heap)
+	if (c->n_heap && !c->stopped)
 		loop_timer_set_wall(c->timer, wall_of_ns(c->heap[0]->due));
 	else
 		loop_timer_stop(c->timer);

@@ -31,6 +31,7 @@ struct cache {
 	size_t n_heap, cap_heap;
 	struct loop_timer *timer;
 	bool tainted_check; /* a job runs */
+	bool stopped;
 };
 
 /* cache_index.c: selector → records */

@@ -10,7 +10,8 @@
 
 enum {
 	SYNC_CALL_MS = 30000,
-	SYNC_JWT_MS = 10000,
+	SYNC_JWT_MS = 5000,
+	SYNC_KICK_MS = 3000, /* a waiting caller makes a connection be tried this often */
 	SYNC_DIAL_MS = 10000,
 	SIGN_BATCH_MAX = 500, /* SPIRE's servers refuse more in one call */
 	SIGN_BATCHES = 2,     /* calls under way */
@@ -31,6 +32,7 @@ struct sync {
 	struct server_trust trust;
 	struct rpc_client *client;
 	unsigned generation; /* grows with each new identity */
+	struct mono kicked;
 	struct loop_timer *renew_timer;
 	struct backoff renew_backoff;
 	bool renewing;

@@ -434,6 +434,17 @@ static void not_connected(void *arg)
 	on_jwt(c, &st, NULL);
 }
 
+/* Somebody waits: the back-off between attempts to connect is cut short. */
+static void kick(struct sync *s)
+{
+	struct mono now = clock_mono();
+
+	if (rpc_client_connected(s->client) || now.ns - s->kicked.ns < SYNC_KICK_MS * NS_PER_MS)
+		return;
+	s->kicked = now;
+	rpc_client_reconnect(s->client);
+}
+
 void sync_fetch_jwt(void *arg, const char *entry_id, const struct strings *audience, void *ticket)
 {
 	struct sync *s = arg;
@@ -456,5 +467,6 @@ void sync_fetch_jwt(void *arg, const char *entry_id, const struct strings *audie
 	rq.entry_id = id;
 	rq.n_audience = audience->n;
 	rq.audience = audience->v;
+	kick(s);
 	rpc_unary(s->client, &u, on_jwt, c);
 }
