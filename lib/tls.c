@@ -14,7 +14,7 @@
 enum {
 	INPUT_PAUSE = 64 << 10, /* unread: tls_feed() asks to stop */
 	INPUT_MAX = 1 << 20,    /* a caller that does not stop loses the connection */
-	BUFFER_KEEP = 2 << 10,  /* an idle connection holds no larger buffers */
+	BUFFER_KEEP = 512,      /* an idle connection holds no larger buffers */
 	WRITE_CHUNK = 1 << 20,
 };
 

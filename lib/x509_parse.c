@@ -160,7 +160,7 @@ static int parse(struct x509_cert *c, struct err *e)
 
 int x509_parse(struct bytes der, struct x509_cert **ret, struct err *e)
 {
-	struct err local;
+	struct err local = ERR_INIT;
 	struct x509_cert *c;
 	int r;
 

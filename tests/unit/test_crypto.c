@@ -3,7 +3,6 @@
 #include <pthread.h>
 
 #include "lib/crypto.h"
-#include "lib/der.h"
 
 #include "tests/unit/crypto_vectors.inc"
 
@@ -447,35 +446,7 @@ static void test_fork_differs(void)
 	wait(NULL);
 }
 
-static void test_der(void)
-{
-	struct bytes in, body;
-	unsigned v;
-	bool flag;
-
-	in = DER_BYTES(0x02, 0x02, 0x00, 0x7f); /* not minimal */
-	CHECK(!der_get_uint(&in, &body));
-	in = DER_BYTES(0x02, 0x01, 0x80); /* negative */
-	CHECK(!der_get_uint(&in, &body));
-	in = DER_BYTES(0x02, 0x02, 0x00, 0x80);
-	CHECK(der_get_small(&in, &v) && v == 128 && in.n == 0);
-	in = DER_BYTES(0x04, 0x81, 0x01, 0x00); /* length not minimal */
-	CHECK(!der_get(&in, DER_OCTET_STRING, &body) && in.n == 4);
-	in = DER_BYTES(0x04, 0x80, 0x00, 0x00); /* indefinite */
-	CHECK(!der_get(&in, DER_OCTET_STRING, &body));
-	in = DER_BYTES(0x04, 0x05, 0x00);
-	CHECK(!der_get(&in, DER_OCTET_STRING, &body));
-	in = DER_BYTES(0x1f, 0x81, 0x01, 0x00);
-	CHECK(!der_next(&in, &(uint8_t){ 0 }, &body));
-	in = DER_BYTES(0x01, 0x01, 0x01);
-	CHECK(!der_get_bool(&in, &flag));
-	in = DER_BYTES(0x03, 0x02, 0x01, 0x01); /* padding bit set */
-	CHECK(!der_get_bits(&in, &body, &v));
-	in = DER_BYTES(0x04, 0x84, 0xff, 0xff, 0xff, 0xff);
-	CHECK(!der_get(&in, DER_OCTET_STRING, &body));
-}
-
 TEST_MAIN(TEST(test_hashes), TEST(test_key_types), TEST(test_hkdf), TEST(test_aead),
 	TEST(test_base64), TEST(test_pem), TEST(test_ec_keys), TEST(test_bad_points),
 	TEST(test_rsa_keys), TEST(test_foreign), TEST(test_broken_keys),
-	TEST(test_shared_by_threads), TEST(test_fork_differs), TEST(test_der))
+	TEST(test_shared_by_threads), TEST(test_fork_differs))
