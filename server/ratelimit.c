@@ -38,7 +38,6 @@ struct ratelimit {
 
 struct ratelimit_wait {
 	struct ratelimit *limit;
-	struct buckets *kind;
 	struct bucket *bucket;
 	int64_t cost_ns;
 	struct list link;
@@ -153,13 +152,12 @@ static void on_timer(void *arg)
 	done(done_arg);
 }
 
-static struct ratelimit_wait *wait_new(struct ratelimit *r, struct buckets *k, struct bucket *b,
-	int64_t cost_ns, int64_t wait_ns, void (*done)(void *arg), void *arg)
+static struct ratelimit_wait *wait_new(struct ratelimit *r, struct bucket *b, int64_t cost_ns,
+	int64_t wait_ns, void (*done)(void *arg), void *arg)
 {
 	struct ratelimit_wait *w = xcalloc(1, sizeof(*w));
 
 	w->limit = r;
-	w->kind = k;
 	w->bucket = b;
 	w->cost_ns = cost_ns;
 	w->done = done;
@@ -206,7 +204,7 @@ int ratelimit_take(struct ratelimit *r, enum ratelimit_kind kind, const struct p
 			"rejecting request due to %s: too many callers are waiting", what);
 	b->full_at = full_at;
 	if (wait > 0)
-		*ret = wait_new(r, k, b, cost, wait, done, arg);
+		*ret = wait_new(r, b, cost, wait, done, arg);
 	return 0;
 }
 
