@@ -27,7 +27,7 @@ static bool time_is(struct bytes *in, struct wall want)
 	utc = tm.tm_year < 150;
 	strftime(text, sizeof(text), "%Y%m%d%H%M%SZ", &tm);
 	return der_get(in, utc ? DER_UTC_TIME : DER_GENERALIZED_TIME, &body) &&
-		bytes_equal(body, bytes_str(utc ? text + 2 : text));
+	       bytes_equal(body, bytes_str(utc ? text + 2 : text));
 }
 
 static bool validity_is(struct bytes *tbs, const struct ca_expect *x)
