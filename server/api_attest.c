@@ -85,8 +85,9 @@ struct attestation {
 	ProtobufCBinaryData csr;
 	struct selectors selectors;
 	bool reattestable;
-	bool ended;   /* the call is over: finish what is under way, then go */
-	bool working; /* a job or a write will call back */
+	V1(AttestAgentResponse) * out; /* waits until the message before it is on its way */
+	bool ended;                    /* the call is over: finish what is under way, then go */
+	bool working;                  /* a job or a write will call back */
 };
 
 static void attestation_free(struct attestation *at)
@@ -95,6 +96,8 @@ static void attestation_free(struct attestation *at)
 	sign_deinit(&at->sign);
 	free(at->type);
 	free(at->csr.data);
+	if (at->out)
+		protobuf_c_message_free_unpacked(&at->out->base, NULL);
 	selectors_deinit(&at->selectors);
 	rpc_call_unref(at->c);
 	free(at);
@@ -125,20 +128,50 @@ static bool is_banned(const struct api *a, const char *id)
 	return entries_node_view(a->entries, id, &n, &e) == 0 && node_banned(&n);
 }
 
+static void on_challenge_response(struct rpc_call *c, const ProtobufCMessage *m);
+
+/* Sends the message that waits; a challenge is followed by its response, a result by the end. */
+static void flush(struct rpc_call *c)
+{
+	struct attestation *at = rpc_call_user(c);
+	V1(AttestAgentResponse) *m = at->out;
+
+	if (!m || !rpc_writable(c))
+		return;
+	at->out = NULL;
+	rpc_send(c, &m->base);
+	if (m->step_case == SPIRE__API__SERVER__AGENT__V1__ATTEST_AGENT_RESPONSE__STEP_RESULT)
+		rpc_finish(c);
+	else
+		rpc_read(c, on_challenge_response);
+	protobuf_c_message_free_unpacked(&m->base, NULL);
+}
+
+static V1(AttestAgentResponse) * response_new(struct attestation *at)
+{
+	at->out = pb_new(&spire__api__server__agent__v1__attest_agent_response__descriptor);
+	return at->out;
+}
+
+static void send_challenge(struct attestation *at, struct bytes challenge)
+{
+	V1(AttestAgentResponse) *rs = response_new(at);
+
+	rs->step_case = SPIRE__API__SERVER__AGENT__V1__ATTEST_AGENT_RESPONSE__STEP_CHALLENGE;
+	pb_set_bytes(&rs->challenge, challenge);
+	flush(at->c);
+}
+
 static void send_result(struct attestation *at)
 {
-	V1(AttestAgentResponse) *rs =
-		pb_new(&spire__api__server__agent__v1__attest_agent_response__descriptor);
-	V1(AttestAgentResponse__Result) *result =
-		pb_new(&spire__api__server__agent__v1__attest_agent_response__result__descriptor);
+	V1(AttestAgentResponse) *rs = response_new(at);
 
-	result->svid = pb_x509_svid(at->sign.id, &at->sign.svid);
-	result->reattestable = at->reattestable;
 	rs->step_case = SPIRE__API__SERVER__AGENT__V1__ATTEST_AGENT_RESPONSE__STEP_RESULT;
-	rs->result = result;
-	rpc_send(at->c, &rs->base);
-	rpc_finish(at->c);
-	protobuf_c_message_free_unpacked(&rs->base, NULL);
+	rs->result =
+		pb_new(&spire__api__server__agent__v1__attest_agent_response__result__descriptor);
+	rs->result->svid = pb_x509_svid(at->sign.id, &at->sign.svid);
+	rs->result->reattestable = at->reattestable;
+	flush(at->c);
 }
 
 static void node_stored(void *arg, int code, const char *msg)
@@ -262,21 +295,13 @@ static void on_challenge_response(struct rpc_call *c, const ProtobufCMessage *m)
 static void on_step(void *arg, const struct attest_step *st, const struct err *e)
 {
 	struct attestation *at = arg;
-	V1(AttestAgentResponse) rs = SPIRE__API__SERVER__AGENT__V1__ATTEST_AGENT_RESPONSE__INIT;
 
-	if (e->code) {
+	if (e->code)
 		attest_fail_call(at, e);
-		return;
-	}
-	if (st->challenge.n == 0) {
+	else if (st->challenge.n)
+		send_challenge(at, st->challenge);
+	else
 		attested(at, st);
-		return;
-	}
-	rs.step_case = SPIRE__API__SERVER__AGENT__V1__ATTEST_AGENT_RESPONSE__STEP_CHALLENGE;
-	pb_set_bytes(&rs.challenge, st->challenge);
-	rpc_send(at->c, &rs.base);
-	free(rs.challenge.data);
-	rpc_read(at->c, on_challenge_response);
 }
 
 static const char *missing(const V1(AttestAgentRequest) * rq)
@@ -325,6 +350,7 @@ static void on_params(struct rpc_call *c, const ProtobufCMessage *m)
 	pb_set_bytes(&at->csr, bytes_of(p->params->csr.data, p->params->csr.len));
 	rpc_call_set_user(c, at);
 	rpc_call_on_end(c, attest_call_ended);
+	rpc_on_writable(c, flush);
 	if (attest_begin(a->attest, at->type, bytes_of(p->data->payload.data, p->data->payload.len),
 		    rpc_call_peer(c)->address, on_step, at, &at->session, &e))
 		attest_fail_call(at, &e);

@@ -233,9 +233,10 @@ static bool authorize(void *arg, struct rpc_call *c, const char *method)
 
 static int face_serve(struct server *s, struct face *f, struct err *e)
 {
-	struct rpc_server_options o = {
-		.authorize = authorize, .finished = api_finished, .arg = &s->api
-	};
+	struct rpc_server_options o = { .local = f == &s->faces[FACE_UNIX],
+		.authorize = authorize,
+		.finished = api_finished,
+		.arg = &s->api };
 	int r = rpc_server_new(s->loop, &o, &f->rpc, e);
 
 	if (r)
