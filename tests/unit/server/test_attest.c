@@ -198,7 +198,8 @@ static void test_wrong_answer(void)
 	CHECK_STR(e.msg, "challenge response verification failed: ECDSA signature verify failed");
 	CHECK_ERR(x509pop_verify(&p.st, bytes_str("{}"), &e), ERR_DENIED);
 	CHECK_CONTAINS(e.msg, "expecting ECDSA response");
-	CHECK_ERR(x509pop_verify(&p.st, bytes_str("nonsense"), &e), ERR_DENIED);
+	CHECK_ERR(x509pop_verify(&p.st, bytes_str("nonsense"), &e), ERR_INVALID);
+	CHECK_CONTAINS(e.msg, "unable to unmarshal challenge response");
 	p.key = mine;
 	key_unref(stolen);
 	finish(&p);
