@@ -338,13 +338,13 @@ static void test_renews_at_half_life(void)
 
 	put(r.cache, entry_of("1", "a", "unix:uid:1"));
 	rec = cache_next_wanted(r.cache);
-	s = svid_for(rec->entry.spiffe_id, now - 10, now + 2);
+	s = svid_for(rec->entry.spiffe_id, now - 10, now + 4);
 	cache_signed(r.cache, "1", 0, s);
 	CHECK_INT(cache_wanted(r.cache), 0);
 	loop_timer_set(t, 300 * NS_PER_MS);
 	loop_run(r.loop);
 	CHECK_INT(cache_wanted(r.cache), 0);
-	loop_timer_set(t, 1500 * NS_PER_MS);
+	loop_timer_set(t, 2300 * NS_PER_MS);
 	loop_run(r.loop);
 	CHECK_INT(cache_wanted(r.cache), 1);
 	CHECK(cache_find(r.cache, "1")->svid == s);
