@@ -23,7 +23,8 @@ bool api_public_authorize(void *arg, struct rpc_call *c, const char *method)
 		return true;
 	/* SPIFFE Workload Endpoint, 3: the header is what a cross-protocol attacker cannot send. */
 	header = rpc_call_metadata(c, "workload.spiffe.io");
-	if (header && strcmp(header, "true") == 0)
+	if (header && strcmp(header, "true") == 0 &&
+		rpc_call_metadata_count(c, "workload.spiffe.io") == 1)
 		return true;
 	rpc_fail(c, ERR_INVALID, "security header missing from request");
 	return false;

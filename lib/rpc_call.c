@@ -550,6 +550,17 @@ const char *rpc_call_method(const struct rpc_call *c)
 	return c->entry->path;
 }
 
+size_t rpc_call_metadata_count(const struct rpc_call *c, const char *key)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; c->call && i < c->meta.count; i++) {
+		if (bytes_equal(rpc_slice_bytes(&c->meta.metadata[i].key), bytes_str(key)))
+			n++;
+	}
+	return n;
+}
+
 const char *rpc_call_metadata(const struct rpc_call *c, const char *key)
 {
 	struct rpc_call *own = (struct rpc_call *)(uintptr_t)c;
