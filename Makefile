@@ -184,6 +184,9 @@ $(O)/tests/unit/%: $(O)/tests/unit/%.o $(O)/libassay.a
 $(O)/tests/tools/%: $(O)/tests/tools/%.o $(O)/libassay.a
 	$(call say,LINK,$@)
 	$(link) $(ldlibs)
+$(O)/tests/bench/server_%: $(O)/tests/bench/server_%.o $(O)/libserver.a $(O)/libassay.a
+	$(call say,LINK,$@)
+	$(link) $(ldlibs) $(sqlite)
 $(O)/tests/bench/%: $(O)/tests/bench/%.o $(O)/libassay.a
 	$(call say,LINK,$@)
 	$(link) $(ldlibs)

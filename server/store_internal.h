@@ -10,15 +10,16 @@
 #include "server/store.h"
 
 enum {
-	STORE_SCHEMA = 1,                 /* version of schema/ */
-	STORE_CHANGES_KEPT = 100000,      /* rows of the change log */
-	STORE_CHANGES_SLACK = 10000,      /* so many more before they are trimmed */
-	STORE_TRIM_STEP = 5000,           /* rows that one background step deletes */
-	STORE_WAL_PAGES = 4000,           /* a write-ahead log this long is moved into the file */
-	STORE_WAL_PAGES_URGENT = 16000,   /* this long, whatever else waits */
-	STORE_CACHE_KIB = 16 << 10,       /* SQLite's page cache */
-	STORE_BATCH_MAX = 1000,           /* operations of one transaction */
-	STORE_QUICK_CHECK_MAX = 64 << 20, /* a larger file is checked by being loaded */
+	STORE_SCHEMA = 1,                  /* version of schema/ */
+	STORE_CHANGES_KEPT = 100000,       /* rows of the change log */
+	STORE_CHANGES_SLACK = 10000,       /* so many more before they are trimmed */
+	STORE_TRIM_STEP = 5000,            /* rows that one background step deletes */
+	STORE_WAL_PAGES = 4000,            /* a write-ahead log this long is moved into the file */
+	STORE_WAL_PAGES_URGENT = 16000,    /* this long, whatever else waits */
+	STORE_CACHE_KIB = 16 << 10,        /* SQLite's page cache */
+	STORE_CACHE_KIB_LOADING = 1 << 10, /* what was read once is not read again */
+	STORE_BATCH_MAX = 1000,            /* operations of one transaction */
+	STORE_QUICK_CHECK_MAX = 8 << 20,   /* a larger file is checked by being loaded */
 	STORE_IDENTITY = 16,
 };
 

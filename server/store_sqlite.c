@@ -110,7 +110,7 @@ static bool is_disk_full(struct db *d, int last_errno)
 	if ((sqlite3_errcode(d->h) & 0xff) == SQLITE_FULL)
 		return true;
 	return (sqlite3_errcode(d->h) & 0xff) == SQLITE_IOERR &&
-		(last_errno == ENOSPC || last_errno == EDQUOT || last_errno == EFBIG);
+	       (last_errno == ENOSPC || last_errno == EDQUOT || last_errno == EFBIG);
 }
 
 int db_error(struct db *d, struct err *e)
@@ -386,6 +386,14 @@ static int exec_all(struct db *d, const char *const *sql, struct err *e)
 	return r;
 }
 
+static int set_cache(struct db *d, int kib, struct err *e)
+{
+	char text[60];
+
+	snprintf(text, sizeof(text), "PRAGMA cache_size = -%d", kib);
+	return exec(d, text, e);
+}
+
 /* The exclusive lock is taken at once and kept: a second server is told so. Until the file is known
  * to be ours, nothing writes to it. */
 static int set_up(struct db *d, struct err *e)
@@ -403,15 +411,13 @@ static int set_up(struct db *d, struct err *e)
 		"PRAGMA synchronous = FULL",
 		NULL,
 	};
-	char text[80];
 	int r;
 
 	sqlite3_extended_result_codes(d->h, 1);
 	sqlite3_busy_timeout(d->h, 1000);
 	r = exec_all(d, lock, e);
-	snprintf(text, sizeof(text), "PRAGMA cache_size = -%d", STORE_CACHE_KIB);
 	if (!r)
-		r = exec(d, text, e);
+		r = set_cache(d, STORE_CACHE_KIB_LOADING, e);
 	if (!r)
 		r = quick_check(d, e);
 	if (!r)
@@ -664,8 +670,7 @@ int db_load(struct db *d, const struct store_observer *o, struct err *e)
 		r = db_load_nodes(d, o, e);
 	if (!r && o->entry)
 		r = db_load_entries(d, o, e);
-	sqlite3_db_release_memory(d->h);
-	return r;
+	return r ? r : set_cache(d, STORE_CACHE_KIB, e);
 }
 
 int db_blob_get(struct db *d, const char *name, struct buf *ret, struct err *e)
