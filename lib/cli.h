@@ -111,8 +111,37 @@ int cli_socket_path(const struct cli *c, char **ret, struct err *e) MUST_USE;
  * read as SPIRE prints them: "rpc error: code = NotFound desc = …". */
 int cli_call(struct cli *c, const char *method, const ProtobufCMessage *request,
 	const ProtobufCMessageDescriptor *response, ProtobufCMessage **ret, struct err *e) MUST_USE;
-/* For streams and deadlines: the connection and its loop. */
+/* The same with options of one's own (metadata, deadline). */
+int cli_call_with(struct cli *c, const struct rpc_unary_options *o, ProtobufCMessage **ret,
+	struct err *e) MUST_USE;
+/* Opens a server stream, sends the request, and gives the first message. o's callbacks are not
+ * used.
+ */
+int cli_stream_first(struct cli *c, const struct rpc_stream_options *o,
+	const ProtobufCMessage *request, ProtobufCMessage **ret, struct err *e) MUST_USE;
+/* "rpc error: code = X desc = Y" in e, from a status that is not OK; gives the code. */
+int cli_rpc_error(int code, const char *message, struct err *e);
+/* For streams that go on: the connection and its loop. */
 int cli_connect(struct cli *c, struct loop **ret_loop, struct rpc_client **ret_client,
 	struct err *e) MUST_USE;
+
+/* ---- what both programs' commands do alike (cli_common.c) ---- */
+
+/* `healthcheck` of the program's main socket. what: "Server", "Agent". */
+extern const struct cli_flag cli_healthcheck_flags[];
+int cli_healthcheck(struct cli *c, const char *what);
+struct Spire__Api__Types__Logger;
+/* Prints the answer of the logger's methods. */
+int cli_print_logger(struct cli *c, const struct Spire__Api__Types__Logger *l);
+/* A level's name into the API's number. ERR_INVALID. */
+int cli_log_level(const char *name, int *ret, struct err *e) MUST_USE;
+
+/* "2026-01-02 03:04:05 +0000 UTC", as Go prints a time; local or UTC. Caller frees. */
+char *cli_time(int64_t unix_seconds, bool utc);
+/* RFC 3339 in UTC, whole seconds. Caller frees. */
+char *cli_time_rfc3339(int64_t unix_seconds);
+/* "spiffe://td/path"; "" for NULL. Caller frees. */
+struct Spire__Api__Types__SPIFFEID;
+char *cli_id_text(const struct Spire__Api__Types__SPIFFEID *id);
 
 #endif

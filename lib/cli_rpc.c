@@ -97,6 +97,26 @@ int cli_connect(
 	return 0;
 }
 
+int cli_rpc_error(int code, const char *message, struct err *e)
+{
+	AUTO(free) char *copy = xstrdup(message ? message : "");
+
+	return err_set(e, code, "rpc error: code = %s desc = %s", err_code_name(code), copy);
+}
+
+int cli_call_with(
+	struct cli *c, const struct rpc_unary_options *o, ProtobufCMessage **ret, struct err *e)
+{
+	struct rpc_client *client;
+	struct loop *l;
+	int r = cli_connect(c, &l, &client, e);
+
+	if (r)
+		return r;
+	r = rpc_unary_sync(l, client, o, ret, e);
+	return r ? cli_rpc_error(r, e->msg, e) : 0;
+}
+
 int cli_call(struct cli *c, const char *method, const ProtobufCMessage *request,
 	const ProtobufCMessageDescriptor *response, ProtobufCMessage **ret, struct err *e)
 {
@@ -107,18 +127,76 @@ int cli_call(struct cli *c, const char *method, const ProtobufCMessage *request,
 		.timeout_ms = CALL_TIMEOUT_MS,
 		.fail_fast = true,
 	};
+
+	return cli_call_with(c, &o, ret, e);
+}
+
+/* ---- the first message of a stream ---- */
+
+struct first {
+	struct loop *loop;
+	ProtobufCMessage *m;
+	bool ended;
+	int code;
+	struct err e;
+};
+
+static ProtobufCMessage *copy_message(const ProtobufCMessage *m)
+{
+	AUTO_BUF struct buf b = BUF_INIT_SECRET;
+
+	INVARIANT(buf_reserve(&b, protobuf_c_message_get_packed_size(m) + 1));
+	b.len = protobuf_c_message_pack(m, b.p);
+	return protobuf_c_message_unpack(m->descriptor, NULL, b.len, b.p);
+}
+
+static void on_message(void *arg, struct rpc_stream *s, const ProtobufCMessage *m)
+{
+	struct first *f = arg;
+
+	if (!f->m)
+		f->m = copy_message(m);
+	rpc_stream_cancel(s);
+}
+
+static void on_ended(void *arg, struct rpc_stream *s, const struct rpc_status *st)
+{
+	struct first *f = arg;
+
+	(void)s;
+	f->ended = true;
+	f->code = st->code;
+	if (!f->m && st->code)
+		cli_rpc_error(st->code, st->message, &f->e);
+	loop_stop(f->loop);
+}
+
+int cli_stream_first(struct cli *c, const struct rpc_stream_options *o,
+	const ProtobufCMessage *request, ProtobufCMessage **ret, struct err *e)
+{
+	struct rpc_stream_options mine = *o;
+	struct first f = { .e = ERR_INIT };
 	struct rpc_client *client;
-	struct loop *l;
-	int r = cli_connect(c, &l, &client, e);
+	struct rpc_stream *s;
+	int r = cli_connect(c, &f.loop, &client, e);
 
 	if (r)
 		return r;
-	r = rpc_unary_sync(l, client, &o, ret, e);
-	if (r) {
-		struct err plain = *e;
-
-		return err_set(e, r, "rpc error: code = %s desc = %s", err_code_name(r), plain.msg);
+	mine.message = on_message;
+	mine.ended = on_ended;
+	mine.arg = &f;
+	s = rpc_stream_open(client, &mine);
+	rpc_stream_send(s, request);
+	rpc_stream_half_close(s);
+	loop_run(f.loop);
+	INVARIANT(f.ended);
+	if (!f.m && f.code) {
+		*e = f.e;
+		return f.code;
 	}
+	if (!f.m)
+		return err_set(e, ERR_INTERNAL, "EOF");
+	*ret = f.m;
 	return 0;
 }
 

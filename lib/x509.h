@@ -103,6 +103,9 @@ int x509_csr_check_signature(const struct x509_csr *c, struct err *e) MUST_USE;
 void x509_csr_deinit(struct x509_csr *c);
 /* Makes one: subject C=US, O=SPIRE; URI SAN when uri is not NULL. */
 int x509_csr_make(const struct key *k, const char *uri, struct buf *ret, struct err *e) MUST_USE;
+/* The same with DNS names in its SAN. */
+int x509_csr_make_dns(const struct key *k, const char *uri, const char *const *dns, size_t n_dns,
+	struct buf *ret, struct err *e) MUST_USE;
 
 /* Who signs: a callback, so that keys stay in their key manager. sig as SIG_X509. Called on
  * whatever thread builds. */

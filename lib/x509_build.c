@@ -224,19 +224,19 @@ void x509_random_serial(uint8_t ret[16])
 
 /* ---- CSR ---- */
 
-static void put_csr_attributes(struct buf *b, const char *uri)
+static void put_csr_attributes(struct buf *b, const char *uri, const char *const *dns, size_t n_dns)
 {
 	/* extensionRequest, RFC 2985 5.4.2 */
 	static const uint8_t oid[] = { 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x0e };
 	size_t field = der_open(b, DER_CONTEXT_CONSTRUCTED(0));
 	size_t attr, set, seq;
 
-	if (uri) {
+	if (uri || n_dns) {
 		attr = der_open(b, DER_SEQUENCE);
 		der_put(b, DER_OID, bytes_of(oid, sizeof(oid)));
 		set = der_open(b, DER_SET);
 		seq = der_open(b, DER_SEQUENCE);
-		san_put(b, false, &uri, 1, NULL, 0);
+		san_put(b, false, &uri, uri != NULL, dns, n_dns);
 		der_close(b, seq);
 		der_close(b, set);
 		der_close(b, attr);
@@ -252,6 +252,12 @@ static int sign_with_key(
 
 int x509_csr_make(const struct key *k, const char *uri, struct buf *ret, struct err *e)
 {
+	return x509_csr_make_dns(k, uri, NULL, 0, ret, e);
+}
+
+int x509_csr_make_dns(const struct key *k, const char *uri, const char *const *dns, size_t n_dns,
+	struct buf *ret, struct err *e)
+{
 	static const struct x509_name name = { .country = "US", .organization = "SPIRE" };
 	AUTO_BUF struct buf info = BUF_INIT_MAX(X509_MAX_DER - 2048);
 	struct x509_signer s = {
@@ -262,7 +268,7 @@ int x509_csr_make(const struct key *k, const char *uri, struct buf *ret, struct 
 	der_put_small(&info, 0);
 	x509_name_der(&name, &info);
 	buf_bytes(&info, pubkey_spki(key_public(k)));
-	put_csr_attributes(&info, uri);
+	put_csr_attributes(&info, uri, dns, n_dns);
 	der_close(&info, all);
 	if (info.failed)
 		return err_set(e, ERR_INVALID, "the CSR would be too large");

@@ -534,6 +534,23 @@ static void test_csr(void)
 	}
 }
 
+static void test_csr_dns(void)
+{
+	static const char *const dns[] = { "a.example.org", "b" };
+	struct key *k = test_key(KEY_EC_P256);
+	AUTO_BUF struct buf der = BUF_INIT;
+	struct x509_csr c;
+
+	CHECK_OK(x509_csr_make_dns(k, "spiffe://td/x", dns, 2, &der, &e));
+	CHECK_OK(x509_csr_parse(buf_view(&der), &c, &e));
+	CHECK_OK(x509_csr_check_signature(&c, &e));
+	CHECK_INT(c.uris.n, 1);
+	CHECK_INT(c.dns_names.n, 2);
+	CHECK_STR(c.dns_names.v[0], "a.example.org");
+	x509_csr_deinit(&c);
+	key_unref(k);
+}
+
 static struct x509_csr foreign_csr(const char *base64)
 {
 	AUTO_BUF struct buf der = BUF_INIT;
@@ -921,7 +938,7 @@ static void test_svid_rules(void)
 
 TEST_MAIN(TEST(test_build_and_parse), TEST(test_mutilated), TEST(test_times), TEST(test_bad_times),
 	TEST(test_template_checks), TEST(test_serials), TEST(test_names), TEST(test_shapes),
-	TEST(test_chains), TEST(test_csr), TEST(test_foreign_csrs), TEST(test_paths),
-	TEST(test_dates), TEST(test_expired_above), TEST(test_issuer_rules),
+	TEST(test_chains), TEST(test_csr), TEST(test_csr_dns), TEST(test_foreign_csrs),
+	TEST(test_paths), TEST(test_dates), TEST(test_expired_above), TEST(test_issuer_rules),
 	TEST(test_name_constraints), TEST(test_many_roots), TEST(test_cross_signed),
 	TEST(test_svid_rules))
