@@ -129,14 +129,22 @@ static void set_comma(struct cli_value *v, const char *text)
 	}
 }
 
-static const char *set_output(struct cli *c, struct cli_value *v, const char *text)
+static const char *set_output(
+	struct cli *c, const struct cli_value *v, const char *text, struct err *e)
 {
 	bool json = strcasecmp(text, "json") == 0;
 
-	if (!json && strcasecmp(text, "pretty") != 0 && strcasecmp(text, "prettyprint") != 0)
-		return "unknown output format; one of pretty, json";
-	if (v->given && json != c->json)
-		return "the output format has already been set to another";
+	if (!json && strcasecmp(text, "pretty") != 0 && strcasecmp(text, "prettyprint") != 0) {
+		AUTO(free) char *q = text_quote(text);
+
+		err_set(e, ERR_INVALID, "bad formatter flag: unknown format option: %s", q);
+		return e->msg;
+	}
+	if (v->given && json != c->json) {
+		err_set(e, ERR_INVALID, "the output format has already been set to \"%s\"",
+			c->json ? "json" : "pretty");
+		return e->msg;
+	}
 	c->json = json;
 	return NULL;
 }
@@ -151,7 +159,7 @@ static const char *set_value(struct cli *c, const struct cli_flag *f, const char
 	switch (f->type) {
 	case CLI_STRING:
 		if (strcmp(f->name, output_flag.name) == 0)
-			wrong = set_output(c, v, text);
+			wrong = set_output(c, v, text, &e);
 		break;
 	case CLI_STRINGS:
 		strings_add(&v->list, text);

@@ -154,7 +154,7 @@ static int list_all(struct cli *c, struct filter *f, ListResponse *all, struct e
 	rf.by_selectors = f->by_selectors ? &f->selectors : NULL;
 	rf.by_federates_with = f->by_federates ? &f->federates : NULL;
 	rf.by_hint = f->by_hint ? &f->hint : NULL;
-	rf.by_downstream = &f->downstream;
+	rf.by_downstream = f->downstream.value ? &f->downstream : NULL;
 	rq.filter = &rf;
 	rq.page_size = ENTRY_PAGE;
 	do {
@@ -282,7 +282,7 @@ static int count_all(struct cli *c, struct filter *f, ProtobufCMessage **ret, st
 	rf.by_selectors = f->by_selectors ? &f->selectors : NULL;
 	rf.by_federates_with = f->by_federates ? &f->federates : NULL;
 	rf.by_hint = f->by_hint ? &f->hint : NULL;
-	rf.by_downstream = &f->downstream;
+	rf.by_downstream = f->downstream.value ? &f->downstream : NULL;
 	rq.filter = &rf;
 	return cli_call(c, "/spire.api.server.entry.v1.Entry/CountEntries", &rq.base,
 		&spire__api__server__entry__v1__count_entries_response__descriptor, ret, e);
