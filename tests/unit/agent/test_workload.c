@@ -33,6 +33,8 @@ static bool has(const char *text)
 static void attest(struct workload *w, struct loop *l, const struct peer *p, pid_t pid)
 {
 	selectors_deinit(&got.selectors);
+	free(got.exe);
+	got.exe = NULL;
 	answered = false;
 	workload_attest(w, p, pid, true, on_done, l);
 	if (!answered)
@@ -62,6 +64,8 @@ static void test_unix_selectors(void)
 	for (size_t i = 0; i < got.selectors.n; i++)
 		CHECK(strncmp(got.selectors.v[i].value, "path:", 5) != 0);
 	/* Names are known now: no job. */
+	selectors_deinit(&got.selectors);
+	free(got.exe);
 	answered = false;
 	workload_attest(w, NULL, getpid(), false, on_done, NULL);
 	CHECK(answered);
