@@ -1,9 +1,12 @@
 #include "agent/agent.h"
 
 #include <errno.h>
+#include <link.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -44,6 +47,31 @@ static void harden(void)
 		setrlimit(RLIMIT_NOFILE, &files);
 	}
 	signal(SIGPIPE, SIG_IGN);
+}
+
+/* What only starting needed is not kept: the program's own read-only pages come back from its file
+ * when they are wanted again. */
+static int drop_pages(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+
+	(void)size;
+	(void)arg;
+	for (int i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+		uintptr_t from = (info->dlpi_addr + p->p_vaddr + page - 1) & ~(page - 1);
+		uintptr_t to = (info->dlpi_addr + p->p_vaddr + p->p_memsz) & ~(page - 1);
+
+		if (p->p_type == PT_LOAD && !(p->p_flags & PF_W) && to > from)
+			madvise((void *)from, to - from, MADV_DONTNEED);
+	}
+	return 0;
+}
+
+static void trim_memory(void)
+{
+	malloc_trim(0);
+	dl_iterate_phdr(drop_pages, NULL);
 }
 
 /* The last folder gets its mode whatever the umask says; those that exist stay as they are. */
@@ -323,6 +351,8 @@ static void on_ready(void *arg)
 		return;
 	if (open_public(a, &e))
 		on_fatal(a, e.msg);
+	else
+		trim_memory();
 }
 
 /* ---- parts ---- */

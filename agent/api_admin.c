@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "agent/api.h"
+#include "agent/attest.h"
 #include "assay/agent/v1/admin.pb-c.h"
 #include "lib/log.h"
 #include "spire/api/agent/debug/v1/debug.pb-c.h"

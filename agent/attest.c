@@ -25,12 +25,19 @@ const struct node_attestor *node_attestor_of(const struct agent_options *o)
 
 /* ---- the server's identity ---- */
 
+char *server_authority(const struct agent_options *o)
+{
+	if (strchr(o->server_address, ':')) /* IPv6 */
+		return xasprintf("[%s]:%d", o->server_address, o->server_port);
+	return xasprintf("%s:%d", o->server_address, o->server_port);
+}
+
 int server_verify(void *arg, const struct x509_chain *peer, struct err *e)
 {
 	const struct server_trust *t = arg;
 	AUTO(free) char *want = xasprintf("spiffe://%s/spire/server", t->trust_domain);
 	const struct strings *uris;
-	struct x509_chain roots = { 0 };
+	struct x509_chain roots;
 	int r;
 
 	if (peer->n == 0)
@@ -41,10 +48,8 @@ int server_verify(void *arg, const struct x509_chain *peer, struct err *e)
 			uris->n ? uris->v[0] : "", want);
 	if (!t->bundle)
 		return 0;
-	for (size_t i = 0; i < t->bundle->n_roots; i++) {
-		if (!t->bundle->roots[i].tainted)
-			x509_chain_add(&roots, t->bundle->roots[i].cert);
-	}
+	/* Tainted ones too: until such a root is revoked the server may not have moved on. */
+	roots = bundle_roots(t->bundle);
 	r = x509_verify(peer, &roots, clock_wall(), e);
 	x509_chain_deinit(&roots);
 	return r ? err_wrap(e, "the server's certificate") : 0;
@@ -311,7 +316,10 @@ static void open_stream(struct attest *a)
 	Spire__Api__Server__Agent__V1__AgentX509SVIDParams svid =
 		SPIRE__API__SERVER__AGENT__V1__AGENT_X509_SVIDPARAMS__INIT;
 	Spire__Api__Types__AttestationData data;
-	struct rpc_client_options co = { .dial = dial, .arg = a, .lazy = true };
+	AUTO(free) char *authority = server_authority(a->o);
+	struct rpc_client_options co = {
+		.dial = dial, .arg = a, .lazy = true, .authority = authority
+	};
 	struct rpc_stream_options so = { .method = ATTEST_AGENT,
 		.response = &spire__api__server__agent__v1__attest_agent_response__descriptor,
 		.timeout_ms = ATTEST_TIMEOUT_MS,

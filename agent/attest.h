@@ -24,12 +24,15 @@ extern const struct node_attestor attest_token, attest_x509pop;
 const struct node_attestor *node_attestor_of(const struct agent_options *o); /* NULL: none */
 
 /* Who may call itself the server: the leaf has exactly the URI spiffe://<td>/spire/server, and
- * chains to the roots that are not tainted. */
+ * chains to the bundle. */
 struct server_trust {
 	const char *trust_domain;
 	const struct bundle *bundle; /* NULL: only the URI is compared (insecure_bootstrap) */
 };
 tls_verify_fn server_verify; /* arg: struct server_trust */
+
+/* "host:port", as ":authority" and logs have it; caller frees. */
+char *server_authority(const struct agent_options *o);
 
 /* The bundle to begin with: from the file or URL that the options name, or NULL with
  * insecure_bootstrap. done may not be called before this returns. */

@@ -96,7 +96,8 @@ void sync_online(struct sync *s)
 	struct tls_options t = {
 		.server = false, .chain = &s->data.svid, .key = s->key, .alpn = "h2"
 	};
-	struct rpc_client_options co = { .dial = dial, .arg = s };
+	AUTO(free) char *authority = server_authority(s->o.options);
+	struct rpc_client_options co = { .dial = dial, .arg = s, .authority = authority };
 	struct tls_ctx *ctx;
 	struct err e = ERR_INIT;
 

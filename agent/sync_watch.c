@@ -154,6 +154,11 @@ static void on_ended(void *arg, struct rpc_stream *stream, const struct rpc_stat
 		return;
 	}
 	s->last_success = s->last_success ? clock_wall().sec : 0;
+	/* A server ends the stream of an SVID that it has just replaced. */
+	if ((s->renewing || s->attesting) && st->code == ERR_UNAVAILABLE) {
+		loop_timer_set(s->watch_timer, backoff_next(&s->watch_backoff));
+		return;
+	}
 	if (sync_refused(s, st, s->generation))
 		return;
 	sync_failed(s, st->code ? st->code : ERR_UNAVAILABLE, "watch",
