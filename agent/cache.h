@@ -138,7 +138,7 @@ bool view_ready(const struct view *v);
 
 struct near_miss {
 	const struct record *record;
-	size_t missing;
+	size_t missing, rank;
 };
 /* Entries that the selectors do not match, fewest missing first; at most max. */
 size_t cache_nearest(struct cache *c, const struct selectors *s, struct near_miss *ret, size_t max);

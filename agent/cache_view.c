@@ -251,16 +251,30 @@ bool view_ready(const struct view *v)
 
 /* ---- near misses ---- */
 
-static size_t missing(const struct selectors *of, const struct selectors *in)
+static bool knows_type(const struct selectors *s, const char *type)
 {
-	size_t n = 0;
+	for (size_t i = 0; i < s->n; i++) {
+		if (strcmp(s->v[i].type, type) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* How many of an entry's selectors are not in s; *ret_rank orders entries: one that asks for what
+ * no attestor of workloads says (a node alias, for instance) comes after all others. */
+static size_t missing(const struct selectors *of, const struct selectors *in, size_t *ret_rank)
+{
+	size_t n = 0, foreign = 0;
 
 	for (size_t i = 0; i < of->n; i++) {
 		struct selectors one = { .v = &of->v[i], .n = 1 };
 
-		if (!selectors_subset(&one, in))
-			n++;
+		if (selectors_subset(&one, in))
+			continue;
+		n++;
+		foreign += !knows_type(in, of->v[i].type);
 	}
+	*ret_rank = n + foreign * 1000;
 	return n;
 }
 
@@ -272,18 +286,18 @@ size_t cache_nearest(struct cache *c, const struct selectors *s, struct near_mis
 
 	for (size_t i = 0; map_next(c->records, &i, &key, &p);) {
 		struct record *r = p;
-		size_t m = missing(&r->entry.selectors, s), at = n;
+		size_t rank, m = missing(&r->entry.selectors, s, &rank), at = n;
 
 		if (m == 0 || r->entry.store_svid)
 			continue;
-		while (at > 0 && ret[at - 1].missing > m)
+		while (at > 0 && ret[at - 1].rank > rank)
 			at--;
 		if (at == max)
 			continue;
 		if (n < max)
 			n++;
 		memmove(&ret[at + 1], &ret[at], (n - at - 1) * sizeof(ret[0]));
-		ret[at] = (struct near_miss){ .record = r, .missing = m };
+		ret[at] = (struct near_miss){ .record = r, .missing = m, .rank = rank };
 	}
 	return n;
 }
