@@ -337,10 +337,17 @@ void identity_arm_renewal(struct sync *s)
 	loop_timer_set_wall(s->renew_timer, wall_of_ns(at > now ? at : soonest));
 }
 
+/* At least so many more tries before the SVID expires. */
+enum { RENEW_TRIES_LEFT = 10, RENEW_WAIT_MIN_NS = 100000000 };
+
 static void renew_again(struct sync *s, const char *msg)
 {
 	int64_t wait = backoff_next(&s->renew_backoff);
+	int64_t left = wall_sub_ns(x509_not_after(leaf_of(s)), clock_wall());
 
+	/* A short-lived SVID must not expire while we are being polite. */
+	if (left > 0 && wait > left / RENEW_TRIES_LEFT)
+		wait = left / RENEW_TRIES_LEFT + RENEW_WAIT_MIN_NS;
 	s->renewing = false;
 	log_event(LOG_WARN, "agent", "Could not renew the agent's SVID; trying again", "error", msg,
 		"retry_in", log_fmt("%.1fs", (double)wait / 1e9), "expires_at",

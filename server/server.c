@@ -76,6 +76,19 @@ static int make_folder(const char *path, struct err *e)
 	return 0;
 }
 
+/* A server that was killed may hold its lock for a moment, until its last thread is gone. */
+enum { LOCK_TRIES = 60, LOCK_WAIT_US = 50000 };
+
+static bool lock_soon(int fd)
+{
+	for (int i = 0; i < LOCK_TRIES; i++) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return true;
+		usleep(LOCK_WAIT_US);
+	}
+	return false;
+}
+
 /* Held as long as the process lives: two servers would sign from one journal. */
 static int lock_folder(struct server *s, struct err *e)
 {
@@ -87,7 +100,7 @@ static int lock_folder(struct server *s, struct err *e)
 	s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
 	if (s->lock_fd < 0)
 		return err_errno(e, errno, "%s", path);
-	if (flock(s->lock_fd, LOCK_EX | LOCK_NB))
+	if (!lock_soon(s->lock_fd))
 		return err_set(
 			e, ERR_EXISTS, "data_dir %s is in use by another server", s->o->data_dir);
 	return 0;

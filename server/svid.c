@@ -67,8 +67,10 @@ static void work(void *arg)
 static void schedule(struct server_svid *s)
 {
 	const struct x509_cert *leaf = s->chain.v[0];
-	int64_t from = wall_ns(x509_not_before(leaf)), to = wall_ns(x509_not_after(leaf));
+	int64_t from = wall_ns(clock_wall()), to = wall_ns(x509_not_after(leaf));
 
+	/* Half of what is left from now on: notBefore is in the past, which counts for short lives.
+	 */
 	loop_timer_set_wall(s->timer, wall_of_ns(from + (to - from) / 2));
 }
 

@@ -28,8 +28,9 @@ strict_certificates() {
 		s x509 mint -spiffeID "spiffe://$TD/m" -dns a.example.org -dns b.example.org -write "$W/mint" || return 1
 		openssl verify -x509_strict -CAfile "$W/root.pem" -purpose sslserver "$W/mint/svid.pem" || return 1
 		openssl verify -x509_strict -CAfile "$W/root.pem" -purpose sslclient "$W/mint/svid.pem" || return 1
-		echo | openssl s_client -connect "127.0.0.1:$SPORT" -alpn h2 -showcerts 2>/dev/null |
-			openssl x509 >"$W/server.pem" || return 1
+		# its own status says how the connection ended, which is not what is asked here
+		openssl s_client -connect "127.0.0.1:$SPORT" -alpn h2 </dev/null >"$W/shake" 2>&1
+		openssl x509 -in "$W/shake" >"$W/server.pem" || return 1
 		openssl verify -x509_strict -CAfile "$W/root.pem" "$W/server.pem" || return 1
 		kill "$SPID"
 		until_ok 5 gone "$SPID" || return 1
