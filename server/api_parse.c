@@ -102,19 +102,18 @@ static int label_wrong(const char *label, size_t n, struct err *e)
 	return err_set(e, ERR_INVALID, "idna error\nidna: invalid label \"%.*s\"", (int)n, label);
 }
 
-/* One label, RFC 5890 2.3.1: letters, digits, hyphens, none of them first, last, or at 3 and 4
- * unless it is an A-label. */
+/* One label: letters, digits, hyphens and (as SPIRE takes them) underscores; no hyphen first, last,
+ * or at 3 and 4 unless it is an A-label (RFC 5891 4.2.3.1). */
 static int check_label(const char *label, size_t n, struct err *e)
 {
 	bool ace = n > 4 && strncmp(label, "xn--", 4) == 0;
 
-	if (n == 0 || n > DNS_LABEL_MAX || label[0] == '-' || label[n - 1] == '-')
+	if (n > DNS_LABEL_MAX || label[0] == '-' || label[n - 1] == '-')
 		return label_wrong(label, n, e);
 	if (!ace && n >= 4 && label[2] == '-' && label[3] == '-')
 		return label_wrong(label, n, e);
 	for (size_t i = 0; i < n; i++)
-		if (!islower((unsigned char)label[i]) && !isdigit((unsigned char)label[i]) &&
-			label[i] != '-')
+		if (!isalnum((unsigned char)label[i]) && label[i] != '-' && label[i] != '_')
 			return err_set(e, ERR_INVALID, "idna error\nidna: disallowed rune U+%04X",
 				(unsigned)(unsigned char)label[i]);
 	return 0;
@@ -128,7 +127,7 @@ static int check_plain(const char *s, struct err *e)
 		return err_set(e, ERR_INVALID, "empty or only whitespace");
 	if (s[n - 1] == '.')
 		return err_set(e, ERR_INVALID, "domain ends with dot");
-	if (n > DNS_NAME_MAX)
+	if (n > DNS_NAME_MAX || s[0] == '.' || strstr(s, ".."))
 		return label_wrong(s, n, e);
 	for (;;) {
 		size_t len = strcspn(s, ".");
