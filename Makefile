@@ -98,7 +98,7 @@ help:
 	@echo 'make format     lets clang-format have its way'
 	@echo 'make bench      figures, one a line; SPIRE_BIN=folder compares with SPIRE in the same run'
 	@echo 'make fuzz T=60  runs every fuzzer for T seconds (clang, libFuzzer)'
-	@echo 'make docs       writes docs/CONFIG.md anew from the option tables'
+	@echo 'make docs       writes docs/CONFIG.md and the manual pages anew from the tables of the programs'
 	@echo 'make install    DESTDIR= prefix=$(prefix) sysconfdir=$(sysconfdir)'
 	@echo 'make clean      removes $(B)/'
 	@echo 'SAN=address,undefined or SAN=thread builds with sanitizers, in a folder of its own; V=1 shows the commands'
@@ -247,8 +247,10 @@ format:
 	$(Q)deploy/deps.sh lint
 	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i
 
+manuals := assay-server.1 assay-agent.1 assay-server.conf.5 assay-agent.conf.5
 docs: programs
 	$(Q)tests/lint/config-doc $(O) >docs/CONFIG.md
+	$(Q)for p in $(manuals); do tests/lint/man-doc $(O) $$p >docs/man/$$p || exit; done
 
 # ---- install ----
 
