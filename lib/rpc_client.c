@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <grpc/grpc_posix.h>
 #include <grpc/grpc_security.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -144,6 +145,27 @@ static void conn_lost(struct client_conn *conn, const char *why)
 	err_set(&cl->reason, ERR_UNAVAILABLE, "connection lost: %s", why);
 	if (!cl->o.lazy || cl->dial_failed)
 		client_back_off(cl);
+}
+
+/* Without waiting for the loop to tell. */
+static bool conn_hung_up(const struct client_conn *conn)
+{
+	struct pollfd p = { .events = POLLRDHUP };
+
+	if (!conn->watch)
+		return false;
+	p.fd = conn->watch->fd;
+	return poll(&p, 1, 0) > 0;
+}
+
+/* The peer has answered, unless gRPC itself made the status up. */
+static void conn_proved(struct client_conn *conn, grpc_status_code code)
+{
+	if (code == GRPC_STATUS_CANCELLED || code == GRPC_STATUS_DEADLINE_EXCEEDED)
+		return;
+	conn->proved = true;
+	if (conn->client->conn == conn)
+		client_alive(conn->client);
 }
 
 static void watch_ready(uv_poll_t *p, int status, int events)
@@ -546,7 +568,6 @@ void client_result_deinit(struct client_result *r)
 	grpc_metadata_array_destroy(&r->initial);
 	grpc_metadata_array_destroy(&r->trailing);
 	grpc_slice_unref(r->message);
-	gpr_free((void *)(uintptr_t)r->error);
 }
 
 void client_result_op_initial(struct client_result *r, grpc_op *op)
@@ -561,20 +582,14 @@ void client_result_op_status(struct client_result *r, grpc_op *op)
 	op->data.recv_status_on_client.trailing_metadata = &r->trailing;
 	op->data.recv_status_on_client.status = &r->code;
 	op->data.recv_status_on_client.status_details = &r->message;
-	op->data.recv_status_on_client.error_string = &r->error;
 }
 
-/* gRPC 1.51's words for a status that came in trailers. */
-static bool from_peer(const struct client_result *r)
-{
-	return r->code == GRPC_STATUS_OK ||
-	       (r->error && strstr(r->error, "Error received from peer"));
-}
-
+/* gRPC 1.51's words for a call that it did not send any more because the peer had sent a GOAWAY.
+ * The connection may live on for other calls, so nothing else tells. */
 bool client_result_unprocessed(const struct client_result *r)
 {
-	return r->code == GRPC_STATUS_UNAVAILABLE && !from_peer(r) && r->error &&
-	       strstr(r->error, "GOAWAY");
+	return r->code == GRPC_STATUS_UNAVAILABLE &&
+	       bytes_equal(rpc_slice_bytes(&r->message), bytes_str("GOAWAY received"));
 }
 
 struct rpc_status client_result_status(
@@ -588,11 +603,11 @@ struct rpc_status client_result_status(
 			st.details = rpc_slice_bytes(&r->trailing.metadata[i].value);
 	*text = rpc_slice_str(&r->message);
 	st.message = *text;
-	if (from_peer(r)) {
-		c->conn->proved = true;
-		if (c->client->conn == c->conn)
-			client_alive(c->client);
-	} else if (r->code == GRPC_STATUS_UNAVAILABLE && !c->client->freed) {
+	if (c->client->freed)
+		return st;
+	if (r->code != GRPC_STATUS_UNAVAILABLE) {
+		conn_proved(c->conn, r->code);
+	} else if (client_result_unprocessed(r) || conn_hung_up(c->conn)) {
 		conn_lost(c->conn, *text);
 	}
 	return st;

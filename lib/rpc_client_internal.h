@@ -51,7 +51,6 @@ struct client_result {
 	grpc_metadata_array trailing;
 	grpc_status_code code;
 	grpc_slice message;
-	const char *error; /* gRPC's own account; gpr_free */
 };
 void client_result_init(struct client_result *r);
 void client_result_deinit(struct client_result *r);

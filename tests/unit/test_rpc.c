@@ -16,6 +16,8 @@
 #define HEALTH "/grpc.health.v1.Health/"
 #define REFLECTION "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 
+enum { SERVER_MAX = 128 << 10, TIMEOUT_MS = 30000 /* sanitizers are slow */ };
+
 typedef Grpc__Health__V1__HealthCheckRequest check_request;
 typedef Grpc__Health__V1__HealthCheckResponse check_response;
 typedef Grpc__Reflection__V1__ServerReflectionRequest info_request;
@@ -149,7 +151,7 @@ static void start_check(struct rpc_call *c, const ProtobufCMessage *req)
 	} else if (strcmp(s, "metadata") == 0) {
 		CHECK_STR(rpc_call_metadata(c, "workload.spiffe.io"), "true");
 		CHECK(!rpc_call_metadata(c, "other"));
-		CHECK(rpc_call_deadline_ns(c) < 10 * NS_PER_SEC);
+		CHECK(rpc_call_deadline_ns(c) <= (TIMEOUT_MS + 1000) * NS_PER_MS);
 		reply_status(c, 1);
 	} else {
 		reply_status(c, 1);
@@ -274,7 +276,7 @@ static void client_begin(bool lazy)
 static void begin(void)
 {
 	struct rpc_server_options o = {
-		.message_max = 1 << 20, .authorize = authorize, .finished = note_finished
+		.message_max = SERVER_MAX, .authorize = authorize, .finished = note_finished
 	};
 
 	loop = loop_new();
@@ -337,7 +339,7 @@ static int check_with(const char *service, const char *const *metadata, int time
 
 static int check(const char *service, struct err *e)
 {
-	return check_with(service, NULL, 5000, NULL, e);
+	return check_with(service, NULL, TIMEOUT_MS, NULL, e);
 }
 
 static int call_method(const char *method, struct err *e)
@@ -346,7 +348,7 @@ static int call_method(const char *method, struct err *e)
 	struct rpc_unary_options o = { .method = method,
 		.request = &rq.base,
 		.response = &grpc__health__v1__health_check_response__descriptor,
-		.timeout_ms = 5000 };
+		.timeout_ms = TIMEOUT_MS };
 	ProtobufCMessage *m = NULL;
 	int r = rpc_unary_sync(loop, client, &o, &m, e);
 
@@ -380,12 +382,12 @@ static void test_unary(void)
 	int st = 0;
 
 	begin();
-	CHECK_OK(check_with("", NULL, 5000, &st, &e));
+	CHECK_OK(check_with("", NULL, TIMEOUT_MS, &st, &e));
 	CHECK_INT(st, 1);
-	CHECK_OK(check_with("late", NULL, 5000, &st, &e));
+	CHECK_OK(check_with("late", NULL, TIMEOUT_MS, &st, &e));
 	CHECK_INT(st, 2);
 	CHECK_OK(check("take", &e));
-	CHECK_OK(check_with("metadata", md, 5000, &st, &e));
+	CHECK_OK(check_with("metadata", md, TIMEOUT_MS, &st, &e));
 	CHECK(rpc_client_connected(client));
 	end();
 	CHECK_INT(ended, 4);
@@ -452,7 +454,7 @@ static void call_async(const char *service, int timeout_ms, bool fail_fast,
 static void test_details(void)
 {
 	begin();
-	call_async("details", 5000, false, on_details, NULL);
+	call_async("details", TIMEOUT_MS, false, on_details, NULL);
 	loop_run(loop);
 	end();
 }
@@ -467,7 +469,8 @@ static void test_deadline(void)
 		run_for(2000);
 	CHECK(!held);
 	CHECK_INT(ended, 1);
-	CHECK_INT(finished_code, ERR_DEADLINE);
+	/* Whichever was first: our clock, or the reset that the client sent by its own. */
+	CHECK(finished_code == ERR_DEADLINE || finished_code == ERR_CANCELLED);
 	end();
 }
 
@@ -477,10 +480,10 @@ static void test_sizes(void)
 	struct err e = ERR_INIT;
 
 	begin();
-	s = xcalloc(1, (1 << 20) + 1);
-	memset(s, 'a', 1 << 20);
+	s = xcalloc(1, SERVER_MAX + 1);
+	memset(s, 'a', SERVER_MAX);
 	CHECK_ERR(check(s, &e), ERR_EXHAUSTED);
-	s[(1 << 20) - 100] = 0;
+	s[SERVER_MAX - 100] = 0;
 	CHECK_OK(check(s, &e));
 	end();
 }
@@ -514,7 +517,7 @@ static void test_client_freed(void)
 	call_async("never", 0, false, note_cancelled, NULL);
 	while (!held)
 		run_for(20);
-	call_async("", 5000, false, note_cancelled, NULL);
+	call_async("", TIMEOUT_MS, false, note_cancelled, NULL);
 	rpc_client_free(client);
 	client = NULL;
 	CHECK_INT(cancelled_calls, 2);
@@ -555,7 +558,7 @@ static void test_server_stops(void)
 	rpc_server_free(server);
 	run_for(50);
 	CHECK(!rpc_client_connected(client));
-	call_async("", 5000, true, note_status, NULL); /* fails fast, though not at once */
+	call_async("", TIMEOUT_MS, true, note_status, NULL); /* fails fast, though not at once */
 	CHECK_INT(n_statuses, 1);
 	while (n_statuses < 2)
 		loop_run(loop);
@@ -590,6 +593,34 @@ static void test_reconnect(void)
 	end();
 }
 
+/* A server that goes tells its clients; they move on while a call still runs there. */
+static void test_goaway(void)
+{
+	struct rpc_server_options o = { 0 };
+	struct rpc_server *old;
+	struct err e = ERR_INIT;
+
+	begin();
+	CHECK_OK(check("", &e));
+	call_async("never", 0, false, note_status, NULL);
+	while (!held)
+		run_for(20);
+	old = server;
+	listen_stop();
+	rpc_server_stop(old, 60000, note_stopped, NULL);
+	run_for(100); /* both GOAWAYs and the PING between them have passed */
+	server_begin(&o);
+	CHECK_OK(check("", &e));
+	CHECK_INT(n_peers, 2);
+	CHECK_INT(n_statuses, 0);
+	reply_status(held, 1);
+	while (n_statuses < 1 || !stopped)
+		loop_run(loop);
+	CHECK_INT(statuses[0], 0);
+	rpc_server_free(old);
+	end();
+}
+
 static void test_peer_ended(void)
 {
 	struct err e = ERR_INIT;
@@ -598,7 +629,8 @@ static void test_peer_ended(void)
 	begin();
 	CHECK_OK(check("", &e));
 	p = peers[0];
-	CHECK_INT(p->refs, 2);
+	while (p->refs > 2) /* the call's end may come after its answer */
+		run_for(10);
 	p->on_end(p->on_end_arg, p); /* as the door does */
 	CHECK_INT(p->refs, 1);
 	CHECK(!p->on_end);
@@ -622,12 +654,13 @@ static void test_many_calls(void)
 {
 	begin();
 	for (int i = 0; i < 64; i++)
-		call_async(i % 2 ? "" : "late", 5000, false, note_status, NULL);
+		call_async(i % 2 ? "" : "late", TIMEOUT_MS, false, note_status, NULL);
 	while (n_statuses < 64)
 		loop_run(loop);
 	for (int i = 0; i < 64; i++)
 		CHECK_INT(statuses[i], 0);
-	CHECK_INT(ended + (int)0, 64);
+	while (ended < 64)
+		run_for(10);
 	end();
 }
 
@@ -799,9 +832,9 @@ static void test_stream_flood(void)
 
 	begin();
 	s = open_stream(REFLECTION, &grpc__reflection__v1__server_reflection_response__descriptor);
-	rq.host = xcalloc(1, 1 << 19);
-	memset(rq.host, 'x', (1 << 19) - 1);
-	for (int i = 0; i < 20; i++)
+	rq.host = xcalloc(1, SERVER_MAX / 2);
+	memset(rq.host, 'x', SERVER_MAX / 2 - 1);
+	for (int i = 0; i < 80; i++)
 		rpc_stream_send(s, &rq.base);
 	run_until_ended();
 	CHECK_INT(end_code, ERR_EXHAUSTED);
@@ -874,7 +907,7 @@ static void test_health(void)
 	listen_start();
 	client_begin(false);
 	rpc_health_set(h, "", RPC_NOT_SERVING);
-	CHECK_OK(check_with("", NULL, 5000, &st, &e));
+	CHECK_OK(check_with("", NULL, TIMEOUT_MS, &st, &e));
 	CHECK_INT(st, 2);
 	CHECK_ERR(check("other", &e), ERR_NOT_FOUND);
 	CHECK_STR(e.msg, "unknown service");
@@ -986,8 +1019,8 @@ static void test_payload(void)
 
 TEST_MAIN(TEST(test_unary), TEST(test_failures), TEST(test_details), TEST(test_deadline),
 	TEST(test_sizes), TEST(test_bad_strings), TEST(test_client_freed), TEST(test_server_stops),
-	TEST(test_reconnect), TEST(test_peer_ended), TEST(test_lazy), TEST(test_many_calls),
-	TEST(test_server_stream), TEST(test_stream_cancel), TEST(test_stream_server_stops),
-	TEST(test_stream_client_freed), TEST(test_bidi), TEST(test_stream_flood),
-	TEST(test_reflection), TEST(test_health), TEST(test_wire), TEST(test_wire_depth),
-	TEST(test_wire_amplification), TEST(test_payload))
+	TEST(test_reconnect), TEST(test_goaway), TEST(test_peer_ended), TEST(test_lazy),
+	TEST(test_many_calls), TEST(test_server_stream), TEST(test_stream_cancel),
+	TEST(test_stream_server_stops), TEST(test_stream_client_freed), TEST(test_bidi),
+	TEST(test_stream_flood), TEST(test_reflection), TEST(test_health), TEST(test_wire),
+	TEST(test_wire_depth), TEST(test_wire_amplification), TEST(test_payload))
