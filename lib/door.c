@@ -78,7 +78,9 @@ static struct peer *peer_of(const struct door *d, int fd, const struct sockaddr 
 
 static void admit(struct door *d, int fd, const struct sockaddr *sa)
 {
+	const uint8_t cost = d->unix_path ? CONN_COST_UNIX : CONN_COST_TCP;
 	struct peer *p = peer_of(d, fd, sa);
+	struct share_holder *h;
 	struct conn *c;
 
 	if (!p) {
@@ -86,19 +88,21 @@ static void admit(struct door *d, int fd, const struct sockaddr *sa)
 		return;
 	}
 	d->stats.accepted++;
+	if (!share_admit(&d->hub->share, p, cost, d->o.tls != NULL, hub_now(d->hub), &h)) {
+		d->stats.refused_full++;
+		close(fd);
+		peer_unref(p);
+		return;
+	}
 	c = conn_new(d->hub, fd);
+	c->door = d;
 	c->peer = p;
-	c->cost = d->unix_path ? CONN_COST_UNIX : CONN_COST_TCP;
+	c->cost = cost;
 	c->guarded = !d->o.raw;
 	c->handshaking = d->o.tls != NULL;
 	c->spoke = true;
 	guard_init(&c->guard, d->o.message_max ? d->o.message_max : DOOR_MESSAGE_MAX);
-	if (!share_join(&d->hub->share, c)) {
-		d->stats.refused_full++;
-		conn_end(c);
-		return;
-	}
-	c->door = d;
+	share_enter(&d->hub->share, h, c);
 	d->stats.open++;
 	list_append(&d->conns, &c->in_door);
 	hub_deadline(d->hub, &c->life, STAGE_HANDSHAKE, door_times.handshake_ms);

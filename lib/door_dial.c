@@ -180,7 +180,7 @@ static void connected(struct dial *d, struct attempt *a)
 	c->handshaking = true;
 	c->dial = d;
 	d->conn = c;
-	hub_handshake(d->hub, c);
+	hub_begin(d->hub, c);
 }
 
 /* ---- connecting ---- */

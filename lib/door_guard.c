@@ -162,14 +162,17 @@ static void new_second(struct guard *g, int64_t now_ms)
 
 static enum guard_fault count_reset(struct guard *g)
 {
+	g->resets_ever++;
 	return ++g->resets > DOOR_RESETS_PER_SECOND ? GUARD_RESETS : GUARD_FINE;
 }
 
 static enum guard_fault count_control(struct guard *g)
 {
-	uint64_t max = DOOR_CONTROL_PER_SECOND + (uint64_t)g->progress * CONTROL_PER_PROGRESS;
+	uint64_t explained = (uint64_t)g->progress * CONTROL_PER_PROGRESS;
 
-	return ++g->control > max ? GUARD_CONTROL : GUARD_FINE;
+	if (++g->control > explained)
+		g->control_ever++;
+	return g->control > DOOR_CONTROL_PER_SECOND + explained ? GUARD_CONTROL : GUARD_FINE;
 }
 
 /* ---- the client's frames ---- */
@@ -382,7 +385,7 @@ static void on_server_frame(struct guard *g, const struct frame *f)
 static void on_server_reset(struct guard *g, uint32_t code)
 {
 	if (code == 1 || code == 3 || code == 5 || code == 6)
-		g->resets++;
+		(void)count_reset(g);
 }
 
 /* ---- both ---- */

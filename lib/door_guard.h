@@ -67,7 +67,10 @@ struct guard {
 	uint32_t resets;
 	uint32_t control;
 	uint32_t progress;
-	uint64_t incomplete; /* announced bytes of messages that are under way */
+	/* what was counted ever, for limits over all connections of a peer */
+	uint32_t resets_ever;
+	uint32_t control_ever; /* those that no progress explains */
+	uint64_t incomplete;   /* announced bytes of messages that are under way */
 	/* open streams, by id */
 	uint16_t n_streams;
 	uint16_t cap_streams;

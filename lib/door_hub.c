@@ -19,6 +19,8 @@ struct door_times door_times = {
 	.idle_ms = DOOR_IDLE_MS,
 	.stall_ms = DOOR_WRITE_STALL_MS,
 	.linger_ms = DOOR_LINGER_MS,
+	.penalty_ms = SHARE_PENALTY_MS,
+	.young_ms = SHARE_YOUNG_MS,
 };
 
 static pthread_mutex_t hubs_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -51,6 +53,78 @@ void hub_bury(struct hub *h, struct conn *c)
 		uv_idle_start(&h->again, on_again);
 }
 
+/* ---- turns ---- */
+
+/* Only those that were there at the beginning. */
+static void run_more(struct hub *h)
+{
+	struct list now;
+
+	list_init(&now);
+	list_each (c, &h->more, struct conn, turn) {
+		list_remove(&c->turn);
+		list_append(&now, &c->turn);
+	}
+	while (!list_empty(&now)) {
+		struct conn *c = container_of(now.next, struct conn, turn);
+
+		list_remove(&c->turn);
+		conn_go(c);
+	}
+}
+
+static void run_handshakes(struct hub *h)
+{
+	for (int i = 0; i < HUB_HANDSHAKES && !list_empty(&h->handshakes); i++) {
+		struct conn *c = container_of(h->handshakes.next, struct conn, turn);
+
+		list_remove(&c->turn);
+		conn_begin(c);
+	}
+}
+
+/* One connection of each holder after the other. */
+static void run_waiting(struct hub *h)
+{
+	int left = HUB_OPENS;
+
+	while (left > 0 && !list_empty(&h->waiting)) {
+		struct share_holder *holder =
+			container_of(h->waiting.next, struct share_holder, turn);
+		struct conn *c;
+
+		list_remove(&holder->turn);
+		if (list_empty(&holder->waiting))
+			continue;
+		if (!share_take_token(holder, hub_now(h))) {
+			if (list_empty(&h->paced))
+				loop_timer_set(h->pace, HUB_PACE_MS * NS_PER_MS);
+			list_append(&h->paced, &holder->turn);
+			continue;
+		}
+		c = container_of(holder->waiting.next, struct conn, turn);
+		list_remove(&c->turn);
+		if (!list_empty(&holder->waiting))
+			list_append(&h->waiting, &holder->turn);
+		left -= c->handshaking ? HUB_OPENS / HUB_HANDSHAKES : 1;
+		conn_begin(c);
+	}
+}
+
+static void on_pace(void *arg)
+{
+	struct hub *h = arg;
+
+	while (!list_empty(&h->paced)) {
+		struct share_holder *holder =
+			container_of(h->paced.next, struct share_holder, turn);
+
+		list_remove(&holder->turn);
+		list_append(&h->waiting, &holder->turn);
+	}
+	uv_idle_start(&h->again, on_again);
+}
+
 /* ---- events ---- */
 
 static void on_events(uv_poll_t *p, int status, int what)
@@ -64,6 +138,7 @@ static void on_events(uv_poll_t *p, int status, int what)
 	n = epoll_wait(h->epfd, ev, HUB_EVENTS, 0);
 	h->refs++;
 	h->dispatching = true;
+	h->opens_left = HUB_OPENS;
 	for (int i = 0; i < n; i++) {
 		struct source *s = ev[i].data.ptr;
 
@@ -78,51 +153,53 @@ static void on_events(uv_poll_t *p, int status, int what)
 static void on_again(uv_idle_t *idle)
 {
 	struct hub *h = idle->data;
-	struct list now;
 
 	h->refs++;
 	h->dispatching = true;
-	/* Only those that were there at the beginning. */
-	list_init(&now);
-	list_each (c, &h->more, struct conn, turn) {
-		list_remove(&c->turn);
-		list_append(&now, &c->turn);
-	}
-	while (!list_empty(&now)) {
-		struct conn *c = container_of(now.next, struct conn, turn);
-
-		list_remove(&c->turn);
-		conn_go(c);
-	}
-	for (int i = 0; i < HUB_HANDSHAKES && !list_empty(&h->handshakes); i++) {
-		struct conn *c = container_of(h->handshakes.next, struct conn, turn);
-
-		list_remove(&c->turn);
-		conn_handshake(c);
-	}
+	run_more(h);
+	run_handshakes(h);
+	run_waiting(h);
 	h->dispatching = false;
 	free_dead(h);
-	if (list_empty(&h->more) && list_empty(&h->handshakes))
+	if (list_empty(&h->more) && list_empty(&h->handshakes) && list_empty(&h->waiting))
 		uv_idle_stop(&h->again);
 	hub_unref(h);
 }
 
-static void take_turn(struct hub *h, struct list *line, struct conn *c)
+void hub_more(struct hub *h, struct conn *c)
 {
 	if (!list_empty(&c->turn))
 		return;
-	list_append(line, &c->turn);
+	list_append(&h->more, &c->turn);
 	uv_idle_start(&h->again, on_again);
 }
 
-void hub_more(struct hub *h, struct conn *c)
+void hub_begin(struct hub *h, struct conn *c)
 {
-	take_turn(h, &h->more, c);
-}
+	struct share_holder *holder = c->holder;
 
-void hub_handshake(struct hub *h, struct conn *c)
-{
-	take_turn(h, &h->handshakes, c);
+	if (!list_empty(&c->turn))
+		return;
+	if (!holder && !c->handshaking) {
+		conn_begin(c);
+		return;
+	}
+	if (!holder) {
+		list_append(&h->handshakes, &c->turn);
+		uv_idle_start(&h->again, on_again);
+		return;
+	}
+	/* The usual case: nobody is in line. */
+	if (!c->handshaking && h->opens_left > 0 && list_empty(&holder->turn) &&
+		share_take_token(holder, hub_now(h))) {
+		h->opens_left--;
+		conn_begin(c);
+		return;
+	}
+	list_append(&holder->waiting, &c->turn);
+	if (list_empty(&holder->turn))
+		list_append(&h->waiting, &holder->turn);
+	uv_idle_start(&h->again, on_again);
 }
 
 static void control(struct hub *h, int op, struct source *s, uint32_t events)
@@ -229,6 +306,7 @@ void hub_unref(struct hub *h)
 	pthread_mutex_unlock(&hubs_lock);
 	loop_at_free(h->loop, NULL, NULL);
 	loop_timer_free(h->timer);
+	loop_timer_free(h->pace);
 	share_deinit(&h->share);
 	uv_close((uv_handle_t *)&h->poll, hub_closed);
 	uv_close((uv_handle_t *)&h->again, hub_closed);
@@ -262,12 +340,15 @@ static struct hub *hub_new(struct loop *l)
 	INVARIANT(uv_poll_start(&h->poll, UV_READABLE, on_events) == 0);
 	list_init(&h->more);
 	list_init(&h->handshakes);
+	list_init(&h->waiting);
+	list_init(&h->paced);
 	list_init(&h->dead);
 	list_init(&h->conns);
 	for (int i = 0; i < STAGES; i++)
 		list_init(&h->stages[i]);
 	h->timer = loop_timer_new(l, on_deadline, h);
 	loop_timer_unref(h->timer);
+	h->pace = loop_timer_new(l, on_pace, h);
 	share_init(&h->share);
 	loop_at_free(l, at_loop_free, h);
 	return h;

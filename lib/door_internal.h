@@ -12,10 +12,12 @@
 #include "lib/map.h"
 
 enum {
-	HUB_BUFFER = 64 << 10,      /* one read */
-	HUB_EVENTS = 128,           /* events taken at once */
-	HUB_HANDSHAKES = 4,         /* TLS handshake steps per turn of the loop, 0.6 ms each */
-	DOOR_ACCEPTS = 16,          /* accepted per turn of the loop */
+	HUB_BUFFER = 64 << 10, /* one read */
+	HUB_EVENTS = 128,      /* events taken at once */
+	HUB_HANDSHAKES = 4,    /* TLS handshake steps per turn of the loop, 0.6 ms each */
+	HUB_OPENS = 8,         /* connections handed to their server per turn, 0.1 ms each there */
+	HUB_PACE_MS = 10,
+	DOOR_ACCEPTS = 64,          /* accepted per turn of the loop */
 	DOOR_ACCEPT_PAUSE_MS = 100, /* after EMFILE and the like */
 	DOOR_LINGER_MS = 1000,      /* TCP: so that the last bytes are not lost by a reset */
 	CONN_ROUNDS = 4,            /* reads of one connection before the others' turn */
@@ -26,6 +28,17 @@ enum {
 	SHARE_YOUNG_MS = 1000,       /* a connection this new may be about to make its call */
 	SHARE_FEW = 8, /* connections with calls that a holder never loses to its equals */
 	SHARE_RESERVE_MIN = 64,
+	/* Over all connections of one holder: */
+	SHARE_OPENS_PER_SECOND = 1000, /* more wait for their turn */
+	SHARE_OPENS_BURST = 3000,
+	SHARE_RESETS_PER_SECOND = 5 * DOOR_RESETS_PER_SECOND,
+	SHARE_CONTROL_PER_SECOND = 20 * DOOR_CONTROL_PER_SECOND,
+	SHARE_STREAMS = 4000, /* open calls, besides one for each connection */
+	SHARE_GROUP_STREAMS = 16000,
+	/* A holder whose connection the guard ended stays outside for so long, by its faults. */
+	SHARE_PENALTY_MS = 1000,
+	SHARE_PENALTY_MAX = 5, /* times the above; also how long a holder is remembered */
+	SHARE_REMEMBERED = 4096,
 };
 
 /* Times can be made short in tests. */
@@ -34,6 +47,8 @@ struct door_times {
 	int idle_ms;
 	int stall_ms;
 	int linger_ms;
+	int penalty_ms;
+	int young_ms;
 };
 extern struct door_times door_times;
 extern bool door_no_peerpidfd_for_test;
@@ -46,6 +61,7 @@ struct share_group {
 	char key[16];
 	enum { GROUP_UID, GROUP_ANONYMOUS, GROUP_AUTHENTICATED } kind;
 	unsigned used;
+	unsigned streams; /* open calls */
 	struct list link; /* in share.groups */
 	struct list holders;
 	struct list idle; /* conn.group_link: connections without a call, oldest first */
@@ -53,12 +69,26 @@ struct share_group {
 /* One process, one address, one SPIFFE ID. */
 struct share_holder {
 	char *key;
-	struct share_group *group;
+	struct share_group *group; /* NULL while it is only remembered */
 	unsigned used;
+	unsigned conns;
 	unsigned handshakes;
-	struct list link; /* in group.holders */
+	unsigned streams;
+	struct list link; /* in group.holders, or in share.remembered */
 	struct list idle; /* conn.holder_link: without a call, oldest first */
 	struct list busy; /* with one, oldest first */
+	/* turns at being opened (door_hub.c) */
+	struct list turn;    /* in hub.waiting or hub.paced */
+	struct list waiting; /* conn.turn */
+	int64_t tokens;      /* thousandths of an opening */
+	int64_t tokens_ms;
+	/* what it did */
+	int64_t second;
+	uint32_t resets;
+	uint32_t control;
+	unsigned faults;
+	int64_t outside_until_ms;
+	int64_t left_ms;
 };
 struct share {
 	unsigned limit;   /* descriptors the process may have */
@@ -67,19 +97,28 @@ struct share {
 	unsigned privileged_used;
 	unsigned handshakes;
 	struct list groups;
+	struct list remembered; /* holders without a connection, first to have left first */
+	unsigned n_remembered;
 	struct map *holders; /* by key */
 };
 
 struct conn;
 void share_init(struct share *s);
 void share_deinit(struct share *s);
-/* Room for one more of that peer, by taking it from whoever holds most; false: there is none. */
-bool share_join(struct share *s, struct conn *c);
+/* Room for one more of that peer, by taking it from whoever holds most. False: there is none.
+ * *ret is NULL for a privileged peer. */
+bool share_admit(struct share *s, const struct peer *p, unsigned cost, bool handshaking,
+	int64_t now_ms, struct share_holder **ret);
+void share_enter(struct share *s, struct share_holder *h, struct conn *c);
 void share_leave(struct share *s, struct conn *c);
 void share_set_busy(struct conn *c, bool busy);
 /* The handshake is over: the connection now counts for its SPIFFE ID, if it has one. False: no
  * room there. */
 bool share_handshake_done(struct share *s, struct conn *c);
+/* Counts what the guard has seen since last time. False: too much over all its connections. */
+bool share_watch(struct conn *c);
+void share_fault(struct conn *c); /* the guard has ended it */
+bool share_take_token(struct share_holder *h, int64_t now_ms);
 /* Frees one somewhere after the kernel said that there are none. */
 void share_relieve(struct share *s);
 
@@ -105,8 +144,12 @@ struct hub {
 	uv_poll_t poll;
 	uv_idle_t again;        /* runs while one of the next two lists has members */
 	struct list more;       /* conn.turn: stopped for fairness */
-	struct list handshakes; /* conn.turn: input for a handshake waits */
-	unsigned n_open;        /* handles whose close is under way */
+	struct list handshakes; /* conn.turn: those without a holder */
+	struct list waiting;    /* share_holder.turn: first input of new connections, in turns */
+	struct list paced;      /* the same, but they had their part of this moment */
+	struct loop_timer *pace;
+	int opens_left;  /* in this turn of the loop */
+	unsigned n_open; /* handles whose close is under way */
 	bool dispatching;
 	struct list dead; /* freed after the events that were taken at once */
 	struct list conns;
@@ -123,10 +166,11 @@ void hub_unref(struct hub *h);
 int64_t hub_now(const struct hub *h);
 void hub_add(struct hub *h, struct source *s, uint32_t events);
 void hub_change(struct hub *h, struct source *s, uint32_t events);
-void hub_remove(struct hub *h, struct source *s);  /* and closes the descriptor */
-int hub_release(struct hub *h, struct source *s);  /* gives the descriptor back */
-void hub_more(struct hub *h, struct conn *c);      /* conn_go() soon */
-void hub_handshake(struct hub *h, struct conn *c); /* conn_handshake() in turn */
+void hub_remove(struct hub *h, struct source *s); /* and closes the descriptor */
+int hub_release(struct hub *h, struct source *s); /* gives the descriptor back */
+void hub_more(struct hub *h, struct conn *c);     /* conn_go() soon */
+/* A new connection has input, or output of its handshake: conn_begin() now or in its turn. */
+void hub_begin(struct hub *h, struct conn *c);
 void hub_deadline(struct hub *h, struct deadline *d, enum stage s, int ms);
 void hub_bury(struct hub *h, struct conn *c); /* frees it when nobody can see it any more */
 
@@ -157,9 +201,13 @@ struct conn {
 	struct deadline life;
 	struct deadline stall;
 	int64_t idle_since_ms;
+	uint32_t resets_seen; /* of guard.resets_ever and so on, by share_watch() */
+	uint32_t control_seen;
+	uint32_t streams_seen;
 	uint8_t cost;
 	bool guarded;
 	bool is_tls;
+	bool served; /* handed to on_conn or to whoever dialled */
 	bool handshaking;
 	bool spoke;        /* in the handshake; a server is taken to have */
 	bool busy;         /* has a call */
@@ -179,7 +227,7 @@ struct conn {
 struct conn *conn_new(struct hub *h, int fd);
 /* Reads and writes as far as it goes. The connection may have ended afterwards. */
 void conn_go(struct conn *c);
-void conn_handshake(struct conn *c);
+void conn_begin(struct conn *c); /* the same for one that is not yet served */
 /* Hands the local end out: makes the pair. -1 when there are no descriptors. */
 int conn_open_local(struct conn *c);
 void conn_end(struct conn *c);

@@ -43,6 +43,7 @@ int conn_open_local(struct conn *c)
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) != 0)
 		return -1;
 	c->local.fd = pair[0];
+	c->served = true;
 	hub_add(c->hub, &c->local, EPOLLIN | EPOLLRDHUP | EPOLLET);
 	return pair[1];
 }
@@ -216,6 +217,7 @@ static void kill_faulty(struct conn *c)
 
 	if (c->door)
 		door_counts(c->door)->guard_killed++;
+	share_fault(c);
 	if (!net_blocked(c) && guard_goaway(&c->guard, true, frame)) {
 		if (c->tls && tls_write(c->tls, bytes_of(frame, sizeof(frame)), &e) == 0)
 			flush_net(c);
@@ -385,6 +387,8 @@ static enum io pump_out(struct conn *c)
 
 /* ---- turns ---- */
 
+static void handshake(struct conn *c);
+
 static void say_goodbye(struct conn *c)
 {
 	uint8_t frame[GUARD_GOAWAY_LEN];
@@ -410,6 +414,12 @@ static void note_calls(struct conn *c)
 
 	if (!c->guarded || c->lingering || !guard_open(&c->guard))
 		return;
+	if (!share_watch(c)) {
+		kill_faulty(c);
+		return;
+	}
+	if (c->ended)
+		return;
 	busy = guard_streams(&c->guard) > 0;
 	if (busy == c->busy)
 		return;
@@ -422,17 +432,10 @@ static void note_calls(struct conn *c)
 	}
 }
 
-void conn_go(struct conn *c)
+static void run(struct conn *c)
 {
 	bool more = true;
 
-	if (c->ended)
-		return;
-	if (c->handshaking) {
-		if (c->net_readable || net_blocked(c))
-			hub_handshake(c->hub, c);
-		return;
-	}
 	for (int i = 0; i < CONN_ROUNDS && more; i++) {
 		enum io in = pump_in(c), out;
 
@@ -454,6 +457,26 @@ void conn_go(struct conn *c)
 		hub_more(c->hub, c);
 }
 
+void conn_go(struct conn *c)
+{
+	if (c->ended)
+		return;
+	if (c->served)
+		run(c);
+	else if (c->net_readable || net_blocked(c))
+		hub_begin(c->hub, c);
+}
+
+void conn_begin(struct conn *c)
+{
+	if (c->ended)
+		return;
+	if (c->handshaking)
+		handshake(c);
+	else
+		run(c);
+}
+
 static void net_ready(struct source *s, uint32_t events)
 {
 	struct conn *c = container_of(s, struct conn, net);
@@ -462,7 +485,11 @@ static void net_ready(struct source *s, uint32_t events)
 		c->net_hup = true;
 	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 		c->net_readable = true;
-	conn_go(c);
+	/* It has gone before its turn came, and nobody waits for an answer. */
+	if (c->net_hup && c->guarded && !c->served && !c->handshaking)
+		conn_end(c);
+	else
+		conn_go(c);
 }
 
 static void local_ready(struct source *s, uint32_t events)
@@ -542,12 +569,10 @@ static bool handshake_input(struct conn *c)
 	return true;
 }
 
-void conn_handshake(struct conn *c)
+static void handshake(struct conn *c)
 {
 	struct err e = ERR_INIT;
 
-	if (c->ended || !c->handshaking)
-		return;
 	if (c->tls && net_blocked(c) && flush_net(c) == IO_ENDED) {
 		handshake_failed(c, NULL);
 		return;
@@ -565,7 +590,7 @@ void conn_handshake(struct conn *c)
 	else if (tls_established(c->tls))
 		handshake_complete(c);
 	else if (c->net_readable)
-		hub_handshake(c->hub, c);
+		hub_begin(c->hub, c);
 }
 
 /* ---- time is up ---- */

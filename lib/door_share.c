@@ -14,6 +14,11 @@
  *    only if it holds at least twice as much as the newcomer, and more than a few. Else the
  *    newcomer is refused. An anonymous newcomer never takes from authenticated ones.
  *
+ * 3. New connections' first input is taken in turns, one of each holder, and not faster than
+ *    SHARE_OPENS_PER_SECOND of one; resets, control frames and open calls are counted over all
+ *    connections of a holder; and one whose connection the guard has ended stays outside for a
+ *    while. What a holder did is remembered for some seconds after its last connection.
+ *
  * So a flood from one process ends at its own cost, also when it has the uid of honest callers; and
  * a flood from many processes of one uid leaves the other uids alone.
  */
@@ -56,13 +61,8 @@ void share_init(struct share *s)
 	if (s->reserve > s->limit / 2)
 		s->reserve = s->limit / 2;
 	list_init(&s->groups);
+	list_init(&s->remembered);
 	s->holders = map_new();
-}
-
-void share_deinit(struct share *s)
-{
-	INVARIANT(list_empty(&s->groups));
-	map_free(s->holders);
 }
 
 static unsigned budget(const struct share *s)
@@ -112,11 +112,64 @@ static void address_key(const struct peer *p, char *ret, size_t cap)
 	snprintf(ret, cap, "a%s", text);
 }
 
-static struct share_holder *holder_get(struct share *s, const struct conn *c)
+static void holder_free(struct share *s, struct share_holder *h)
+{
+	INVARIANT(list_empty(&h->idle) && list_empty(&h->busy) && list_empty(&h->waiting));
+	list_remove(&h->link);
+	list_remove(&h->turn);
+	map_del_str(s->holders, h->key);
+	free(h->key);
+	free(h);
+}
+
+static void forget(struct share *s, struct share_holder *h)
+{
+	s->n_remembered--;
+	holder_free(s, h);
+}
+
+/* What has left long enough ago starts anew. */
+static void forget_old(struct share *s, int64_t now_ms)
+{
+	while (!list_empty(&s->remembered)) {
+		struct share_holder *h =
+			container_of(s->remembered.next, struct share_holder, link);
+
+		if (now_ms - h->left_ms < (int64_t)door_times.penalty_ms * SHARE_PENALTY_MAX &&
+			s->n_remembered <= SHARE_REMEMBERED)
+			return;
+		forget(s, h);
+	}
+}
+
+void share_deinit(struct share *s)
+{
+	INVARIANT(list_empty(&s->groups));
+	while (!list_empty(&s->remembered))
+		forget(s, container_of(s->remembered.next, struct share_holder, link));
+	map_free(s->holders);
+}
+
+static struct share_holder *holder_new(struct share *s, const char *key, int64_t now_ms)
+{
+	struct share_holder *h = xcalloc(1, sizeof(*h));
+
+	h->key = xstrdup(key);
+	list_init(&h->link);
+	list_init(&h->idle);
+	list_init(&h->busy);
+	list_init(&h->turn);
+	list_init(&h->waiting);
+	h->tokens = (int64_t)SHARE_OPENS_BURST * 1000;
+	h->tokens_ms = now_ms;
+	map_put_str(s->holders, key, h);
+	return h;
+}
+
+static struct share_holder *holder_get(struct share *s, const struct peer *p, int64_t now_ms)
 {
 	char key[SPIFFEID_MAX + 8], group_key[16] = "anonymous";
 	int kind = GROUP_ANONYMOUS;
-	const struct peer *p = c->peer;
 	struct share_holder *h;
 
 	if (p->is_unix) {
@@ -130,29 +183,34 @@ static struct share_holder *holder_get(struct share *s, const struct conn *c)
 	} else {
 		address_key(p, key, sizeof(key));
 	}
+	forget_old(s, now_ms);
 	h = map_get_str(s->holders, key);
-	if (h)
-		return h;
-	h = xcalloc(1, sizeof(*h));
-	h->key = xstrdup(key);
-	h->group = group_get(s, group_key, kind);
-	list_init(&h->idle);
-	list_init(&h->busy);
-	list_append(&h->group->holders, &h->link);
-	map_put_str(s->holders, key, h);
+	if (!h)
+		h = holder_new(s, key, now_ms);
+	else if (!h->group)
+		s->n_remembered--;
+	if (!h->group) {
+		h->group = group_get(s, group_key, kind);
+		list_remove(&h->link);
+		list_append(&h->group->holders, &h->link);
+	}
 	return h;
 }
 
-static void holder_drop(struct share *s, struct share_holder *h)
+/* Without connections it is remembered for a while, with what it did. */
+static void holder_drop(struct share *s, struct share_holder *h, int64_t now_ms)
 {
+	struct share_group *g = h->group;
+
 	if (h->used > 0)
 		return;
-	INVARIANT(list_empty(&h->idle) && list_empty(&h->busy) && h->handshakes == 0);
+	INVARIANT(h->conns == 0 && h->handshakes == 0 && h->streams == 0);
+	h->group = NULL;
+	h->left_ms = now_ms;
 	list_remove(&h->link);
-	map_del_str(s->holders, h->key);
-	group_drop(h->group);
-	free(h->key);
-	free(h);
+	list_append(&s->remembered, &h->link);
+	s->n_remembered++;
+	group_drop(g);
 }
 
 /* While somebody makes room for it, a holder without connections must stay. */
@@ -178,6 +236,16 @@ static bool evict_oldest_idle(struct share_holder *h)
 	return true;
 }
 
+/* One that makes connections faster than it uses them gets no more, which is cheaper. */
+static bool evict_own_idle(struct share_holder *h, int64_t now_ms)
+{
+	if (list_empty(&h->idle) ||
+		now_ms - container_of(h->idle.next, struct conn, holder_link)->idle_since_ms <
+			door_times.young_ms)
+		return false;
+	return evict_oldest_idle(h);
+}
+
 static bool evict_newest_busy(struct share_holder *h)
 {
 	if (list_empty(&h->busy))
@@ -193,7 +261,7 @@ static bool evict_group_idle(struct share_group *g)
 	if (list_empty(&g->idle))
 		return false;
 	c = container_of(g->idle.next, struct conn, group_link);
-	if (hub_now(c->hub) - c->idle_since_ms < SHARE_YOUNG_MS)
+	if (hub_now(c->hub) - c->idle_since_ms < door_times.young_ms)
 		return false;
 	conn_evict(c);
 	return true;
@@ -258,10 +326,10 @@ static unsigned group_max(const struct share *s, const struct share_group *g)
 	}
 }
 
-static bool make_room(struct share *s, struct share_holder *h, unsigned cost)
+static bool make_room(struct share *s, struct share_holder *h, unsigned cost, int64_t now_ms)
 {
 	while (h->used > budget(s) / 2)
-		if (!evict_oldest_idle(h))
+		if (!evict_own_idle(h, now_ms))
 			return false;
 	while (h->group->used > group_max(s, h->group))
 		if (!take_from(h->group, h, cost))
@@ -290,59 +358,74 @@ static bool make_handshake_room(struct share *s, struct share_holder *h)
 
 /* ---- joining and leaving ---- */
 
-static void enter(struct share *s, struct share_holder *h, struct conn *c)
+static bool privileged_room(struct share *s, unsigned cost)
 {
+	return s->privileged_used + cost <= s->reserve / 2;
+}
+
+bool share_admit(struct share *s, const struct peer *p, unsigned cost, bool handshaking,
+	int64_t now_ms, struct share_holder **ret)
+{
+	struct share_holder *h;
+	bool room;
+
+	*ret = NULL;
+	if (p->privileged)
+		return privileged_room(s, cost);
+	h = holder_get(s, p, now_ms);
+	holder_hold(h, cost);
+	/* Behind an address there may be others, who are known only after the handshake. */
+	room = (handshaking || now_ms >= h->outside_until_ms) && make_room(s, h, cost, now_ms) &&
+	       (!handshaking || make_handshake_room(s, h));
+	holder_let(h, cost);
+	if (room)
+		*ret = h;
+	else
+		holder_drop(s, h, now_ms);
+	return room;
+}
+
+void share_enter(struct share *s, struct share_holder *h, struct conn *c)
+{
+	if (!h) {
+		s->privileged_used += c->cost;
+		return;
+	}
 	c->holder = h;
 	s->used += c->cost;
+	holder_hold(h, c->cost);
+	h->conns++;
 	if (c->handshaking) {
 		h->handshakes++;
 		s->handshakes++;
 	}
 	c->idle_since_ms = hub_now(c->hub);
-	list_append(c->busy ? &h->busy : &h->idle, &c->holder_link);
-	if (!c->busy)
-		list_append(&h->group->idle, &c->group_link);
+	list_append(&h->idle, &c->holder_link);
+	list_append(&h->group->idle, &c->group_link);
 }
 
-bool share_join(struct share *s, struct conn *c)
+static void count_streams(struct conn *c, uint32_t streams)
 {
-	struct share_holder *h;
-	bool room;
+	struct share_holder *h = c->holder;
 
-	if (c->peer->privileged) {
-		if (s->privileged_used + c->cost > s->reserve / 2) {
-			c->cost = 0;
-			return false;
-		}
-		s->privileged_used += c->cost;
-		return true;
-	}
-	h = holder_get(s, c);
-	holder_hold(h, c->cost);
-	room = make_room(s, h, c->cost) && (!c->handshaking || make_handshake_room(s, h));
-	if (!room) {
-		holder_let(h, c->cost);
-		holder_drop(s, h);
-		c->cost = 0;
-		return false;
-	}
-	enter(s, h, c);
-	return true;
+	h->streams += streams - c->streams_seen;
+	h->group->streams += streams - c->streams_seen;
+	c->streams_seen = streams;
 }
 
 void share_leave(struct share *s, struct conn *c)
 {
 	struct share_holder *h = c->holder;
 
-	if (c->peer && c->peer->privileged && c->cost > 0) {
-		s->privileged_used -= c->cost;
-		c->cost = 0;
+	if (!h) {
+		if (c->peer && c->peer->privileged)
+			s->privileged_used -= c->cost;
 		return;
 	}
-	if (!h)
-		return;
+	count_streams(c, 0);
 	c->holder = NULL;
 	s->used -= c->cost;
+	h->conns--;
 	if (c->handshaking) {
 		h->handshakes--;
 		s->handshakes--;
@@ -350,7 +433,7 @@ void share_leave(struct share *s, struct conn *c)
 	list_remove(&c->holder_link);
 	list_remove(&c->group_link);
 	holder_let(h, c->cost);
-	holder_drop(s, h);
+	holder_drop(s, h, hub_now(c->hub));
 }
 
 void share_set_busy(struct conn *c, bool busy)
@@ -370,19 +453,93 @@ void share_set_busy(struct conn *c, bool busy)
 
 bool share_handshake_done(struct share *s, struct conn *c)
 {
-	if (!c->holder) {
+	struct share_holder *h = c->holder;
+	int64_t now_ms = hub_now(c->hub);
+
+	if (!h) {
 		c->handshaking = false;
 		return true;
 	}
 	if (!c->peer->id.text) {
-		c->holder->handshakes--;
-		s->handshakes--;
 		c->handshaking = false;
-		return true;
+		h->handshakes--;
+		s->handshakes--;
+		return now_ms >= h->outside_until_ms;
 	}
 	share_leave(s, c);
 	c->handshaking = false;
-	return share_join(s, c);
+	if (!share_admit(s, c->peer, c->cost, false, now_ms, &h))
+		return false;
+	share_enter(s, h, c);
+	return true;
+}
+
+/* ---- what they do ---- */
+
+void share_fault(struct conn *c)
+{
+	struct share_holder *h = c->holder;
+
+	if (!h)
+		return;
+	if (h->faults < SHARE_PENALTY_MAX)
+		h->faults++;
+	h->outside_until_ms = hub_now(c->hub) + (int64_t)h->faults * door_times.penalty_ms;
+}
+
+/* Too many calls in one group: whoever has most of them loses his newest connection. */
+static void relieve_group(struct share_group *g)
+{
+	struct share_holder *most = NULL;
+
+	list_each (h, &g->holders, struct share_holder, link)
+		if (!most || h->streams > most->streams)
+			most = h;
+	if (most)
+		evict_newest_busy(most);
+}
+
+bool share_watch(struct conn *c)
+{
+	struct share_holder *h = c->holder;
+	uint32_t streams = guard_streams(&c->guard);
+	uint32_t resets = c->guard.resets_ever - c->resets_seen;
+	uint32_t control = c->guard.control_ever - c->control_seen;
+	bool more = streams > c->streams_seen;
+	int64_t second = hub_now(c->hub) / 1000;
+
+	if (!h)
+		return true;
+	if (h->second != second) {
+		h->second = second;
+		h->resets = h->control = 0;
+	}
+	h->resets += resets;
+	h->control += control;
+	c->resets_seen = c->guard.resets_ever;
+	c->control_seen = c->guard.control_ever;
+	if (streams != c->streams_seen)
+		count_streams(c, streams);
+	/* Only one that adds to it: the others are innocent, or were counted. */
+	if ((resets > 0 && h->resets > SHARE_RESETS_PER_SECOND) ||
+		(control > 0 && h->control > SHARE_CONTROL_PER_SECOND) ||
+		(more && h->streams > SHARE_STREAMS + h->conns))
+		return false;
+	if (more && h->group->streams > SHARE_GROUP_STREAMS + h->group->used / CONN_COST_TCP)
+		relieve_group(h->group);
+	return true;
+}
+
+bool share_take_token(struct share_holder *h, int64_t now_ms)
+{
+	h->tokens += (now_ms - h->tokens_ms) * SHARE_OPENS_PER_SECOND;
+	h->tokens_ms = now_ms;
+	if (h->tokens > (int64_t)SHARE_OPENS_BURST * 1000)
+		h->tokens = (int64_t)SHARE_OPENS_BURST * 1000;
+	if (h->tokens < 1000)
+		return false;
+	h->tokens -= 1000;
+	return true;
 }
 
 void share_relieve(struct share *s)

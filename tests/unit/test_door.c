@@ -185,6 +185,7 @@ static void guard_limits(void)
 
 static void test_guard_limits(void)
 {
+	door_times.penalty_ms = 0;
 	run(guard_limits);
 }
 
@@ -308,6 +309,7 @@ static void test_tcp(void)
 {
 	struct door_options o = options();
 
+	door_times.penalty_ms = 0;
 	o.unix_path = NULL;
 	o.tcp_host = "::";
 	run_with(&o, tcp);

@@ -1,4 +1,6 @@
 /* Whoever holds most descriptors pays. */
+#include <math.h>
+
 #include "tests/unit/door.inc"
 
 static void raise_limit(void)
@@ -51,6 +53,7 @@ static void test_share_idle_flood_of_one_process(void)
 {
 	raise_limit();
 	door_limit_for_test = LIMIT;
+	door_times.young_ms = 0;
 	run(idle_flood);
 }
 
@@ -69,7 +72,7 @@ static void busy_flood(void)
 	SOON(stats().accepted == MANY + 1);
 	/* calls are not ended for newcomers of the same process; the idle one was */
 	CHECK_INT(stats().open, want);
-	CHECK_INT(stats().refused_full, MANY - want);
+	CHECK_INT(stats().refused_full + stats().evicted_idle, MANY + 1 - want);
 	CHECK(h2_closed(idle, 10000));
 	CHECK(!h2_closed(fds[0], 0));
 	for (int i = 0; i < 20; i++)
@@ -84,6 +87,7 @@ static void test_share_busy_flood_of_one_process(void)
 {
 	raise_limit();
 	door_limit_for_test = LIMIT;
+	door_times.young_ms = 0;
 	run(busy_flood);
 }
 
@@ -129,6 +133,7 @@ static void test_share_many_processes_of_one_uid(void)
 {
 	raise_limit();
 	door_limit_for_test = LIMIT;
+	door_times.young_ms = 0;
 	run(many_processes);
 }
 
@@ -184,7 +189,142 @@ static void test_share_other_uid(void)
 {
 	raise_limit();
 	door_limit_for_test = LIMIT;
+	door_times.young_ms = 0;
 	run(many_small_processes);
+}
+
+/* One that connects faster than it uses its connections is refused, and loses none. */
+static void hasty(void)
+{
+	static int fds[MANY];
+	uint64_t want = BUDGET / 2 / 4;
+
+	for (int i = 0; i < MANY; i++)
+		fds[i] = connect_now();
+	SOON(stats().accepted == MANY);
+	CHECK_INT(stats().open, want);
+	CHECK_INT(stats().refused_full, MANY - want);
+	CHECK_INT(stats().evicted_idle, 0);
+	CHECK(other_process(fresh_call));
+	for (int i = 0; i < MANY; i++)
+		close(fds[i]);
+}
+
+static void test_share_hasty(void)
+{
+	raise_limit();
+	door_limit_for_test = LIMIT;
+	door_times.young_ms = 60000;
+	run(hasty);
+}
+
+static bool misbehave(void)
+{
+	int fd = hello();
+
+	h2_frame(&out, H2_DATA, 0, 1, "x", 1); /* no such stream */
+	CHECK(h2_flush(fd, &out));
+	CHECK(h2_closed(fd, 10000));
+	close(fd);
+	return true;
+}
+
+/* After a fault the process stays outside for a while, others not. */
+static void penalty(void)
+{
+	double begun = h2_now();
+
+	CHECK(fresh_call());
+	CHECK(misbehave());
+	CHECK(!fresh_call());
+	CHECK(other_process(fresh_call));
+	CHECK(!fresh_call());
+	SOON(fresh_call());
+	CHECK(h2_now() - begun > 0.25);
+	CHECK(misbehave()); /* again: twice as long */
+	begun = h2_now();
+	SOON(fresh_call());
+	CHECK(h2_now() - begun > 0.5);
+}
+
+static void test_penalty(void)
+{
+	door_times.penalty_ms = 300;
+	run(penalty);
+}
+
+/* Limits of one connection are not multiplied by many of them. */
+static void spread_resets(void)
+{
+	enum { CONNS = 20, EACH = 100 };
+	int fds[CONNS];
+
+	h2_sleep_ms((long)(1000 - fmod(h2_now(), 1) * 1000)); /* all within one second */
+	for (int i = 0; i < CONNS; i++) {
+		fds[i] = connect_now();
+		h2_hello(&out);
+		for (uint32_t id = 1; id < 2 * EACH; id += 2) {
+			h2_open(&out, id, 0, "/x/hold");
+			h2_zeros(&out, H2_RST_STREAM, 0, id, 4);
+		}
+		h2_flush(fds[i], &out);
+	}
+	SOON(stats().guard_killed > 0);
+	CHECK(stats().open >= SHARE_RESETS_PER_SECOND / EACH - 1);
+	CHECK(other_process(fresh_call));
+	for (int i = 0; i < CONNS; i++)
+		close(fds[i]);
+}
+
+static void test_resets_over_many_connections(void)
+{
+	run(spread_resets);
+}
+
+static void spread_streams(void)
+{
+	enum { CONNS = SHARE_STREAMS / DOOR_STREAMS_MAX + 5 };
+	int fds[CONNS];
+
+	for (int i = 0; i < CONNS; i++) {
+		fds[i] = connect_now();
+		h2_hello(&out);
+		for (uint32_t id = 1; id < 2 * DOOR_STREAMS_MAX; id += 2)
+			h2_open(&out, id, 0, "/x/hold");
+		h2_flush(fds[i], &out);
+		SOON(stats().accepted == (uint64_t)i + 1);
+	}
+	SOON(stats().guard_killed + stats().refused_full == 5);
+	CHECK_INT(stats().open, CONNS - 5);
+	CHECK(other_process(fresh_call));
+	for (int i = 0; i < CONNS; i++)
+		close(fds[i]);
+}
+
+static void test_streams_over_many_connections(void)
+{
+	run(spread_streams);
+}
+
+/* Many new connections of one process wait for each other, not for those of another. */
+static void paced(void)
+{
+	static int fds[SHARE_OPENS_BURST + 500];
+	enum { N = SHARE_OPENS_BURST + 500 };
+
+	for (int i = 0; i < N; i++) {
+		fds[i] = hello();
+		close(fds[i]);
+	}
+	CHECK(other_process(fresh_call));
+	CHECK(fresh_call());
+	SOON(stats().open == 0);
+}
+
+static void test_openings_are_paced(void)
+{
+	raise_limit();
+	run(paced);
 }
 
 static void privileged(void)
@@ -208,6 +348,7 @@ static void test_privileged_has_the_reserve(void)
 
 	raise_limit();
 	door_limit_for_test = LIMIT;
+	door_times.young_ms = 0;
 	o.privileged = true;
 	run_with(&o, privileged);
 }
@@ -283,5 +424,7 @@ static void test_churn_leaves_nothing(void)
 
 TEST_MAIN(TEST(test_share_idle_flood_of_one_process), TEST(test_share_busy_flood_of_one_process),
 	TEST(test_share_many_processes_of_one_uid), TEST(test_share_other_uid),
+	TEST(test_share_hasty), TEST(test_penalty), TEST(test_resets_over_many_connections),
+	TEST(test_streams_over_many_connections), TEST(test_openings_are_paced),
 	TEST(test_privileged_has_the_reserve), TEST(test_no_descriptors),
 	TEST(test_churn_leaves_nothing))
