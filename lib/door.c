@@ -169,6 +169,8 @@ bool door_conn_speaks(struct door *d, struct conn *c, size_t before, struct byte
 	if (before > 0)
 		(void)conn_give(c, bytes_of(preface.p, before));
 	(void)conn_give(c, first);
+	if (!d->o.raw)
+		hub_opening(d->hub, c, true);
 	hub_deadline(d->hub, &c->life, d->o.raw ? STAGE_NONE : STAGE_IDLE, door_times.idle_ms);
 	d->o.on_conn(d->o.arg, fd, c->peer);
 	return !c->ended;

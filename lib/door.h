@@ -5,9 +5,14 @@
  *   client ──► accept ──► identity (SO_PEERCRED + SO_PEERPIDFD | TLS 1.3 + SVID) ──► frame guard
  * ──► socketpair fd ──► on_conn
  *
- * Descriptors are shared out: one uid or address holds at most its share, idle connections without
- * a call go first, and a reserve is kept for new callers and for doors marked privileged. All on
- * the loop thread.
+ * Descriptors are shared out, and whoever holds most pays when they run out: connections are
+ * counted for a process (Unix), an address (TCP; an IPv6 one by its /64) or, once verified, a
+ * SPIFFE ID. None holds more than half of what there is; a full house takes from the one that holds
+ * most, idle connections without a call first. New connections are served in turns, one of each
+ * holder. Resets, control frames and open calls are limited over all connections of a holder too,
+ * and after a fault it stays outside for some seconds. door_share.c has the rules.
+ *
+ * All on the loop thread.
  */
 #ifndef ASSAY_LIB_DOOR_H
 #define ASSAY_LIB_DOOR_H

@@ -83,12 +83,58 @@ static void run_handshakes(struct hub *h)
 	}
 }
 
+static void pace(struct hub *h)
+{
+	if (!h->pacing)
+		loop_timer_set(h->pace, HUB_PACE_MS * NS_PER_MS);
+	h->pacing = true;
+}
+
+void hub_opening(struct hub *h, struct conn *c, bool opening)
+{
+	if (opening == !list_empty(&c->opening))
+		return;
+	if (opening) {
+		c->opening_ms = hub_now(h);
+		list_append(&h->opening, &c->opening);
+		h->n_opening++;
+	} else {
+		list_remove(&c->opening);
+		h->n_opening--;
+		if (h->blocked)
+			uv_idle_start(&h->again, on_again);
+		h->blocked = false;
+	}
+}
+
+/* The server takes a connection on a thread of its own; a heap of them there would be a line in
+ * which nobody has turns. */
+static bool server_is_busy(struct hub *h)
+{
+	while (h->n_opening >= HUB_OPENING) {
+		struct conn *c = container_of(h->opening.next, struct conn, opening);
+
+		if (hub_now(h) - c->opening_ms < HUB_OPENING_MS)
+			return true;
+		hub_opening(h, c, false);
+	}
+	return false;
+}
+
 /* One connection of each holder after the other. */
 static void run_waiting(struct hub *h)
 {
 	int left = HUB_OPENS;
 
-	while (left > 0 && !list_empty(&h->waiting)) {
+	if (list_empty(&h->waiting))
+		return;
+	if (server_is_busy(h)) {
+		h->blocked = true;
+		pace(h); /* in case it never speaks */
+		return;
+	}
+
+	while (left > 0 && !list_empty(&h->waiting) && h->n_opening < HUB_OPENING) {
 		struct share_holder *holder =
 			container_of(h->waiting.next, struct share_holder, turn);
 		struct conn *c;
@@ -97,9 +143,8 @@ static void run_waiting(struct hub *h)
 		if (list_empty(&holder->waiting))
 			continue;
 		if (!share_take_token(holder, hub_now(h))) {
-			if (list_empty(&h->paced))
-				loop_timer_set(h->pace, HUB_PACE_MS * NS_PER_MS);
 			list_append(&h->paced, &holder->turn);
+			pace(h);
 			continue;
 		}
 		c = container_of(holder->waiting.next, struct conn, turn);
@@ -115,6 +160,7 @@ static void on_pace(void *arg)
 {
 	struct hub *h = arg;
 
+	h->pacing = h->blocked = false;
 	while (!list_empty(&h->paced)) {
 		struct share_holder *holder =
 			container_of(h->paced.next, struct share_holder, turn);
@@ -161,7 +207,8 @@ static void on_again(uv_idle_t *idle)
 	run_waiting(h);
 	h->dispatching = false;
 	free_dead(h);
-	if (list_empty(&h->more) && list_empty(&h->handshakes) && list_empty(&h->waiting))
+	if (list_empty(&h->more) && list_empty(&h->handshakes) &&
+		(h->blocked || list_empty(&h->waiting)))
 		uv_idle_stop(&h->again);
 	hub_unref(h);
 }
@@ -190,7 +237,8 @@ void hub_begin(struct hub *h, struct conn *c)
 		return;
 	}
 	/* The usual case: nobody is in line. */
-	if (!c->handshaking && h->opens_left > 0 && list_empty(&holder->turn) &&
+	if (!c->handshaking && h->opens_left > 0 && h->n_opening < HUB_OPENING &&
+		list_empty(&holder->turn) && list_empty(&h->waiting) &&
 		share_take_token(holder, hub_now(h))) {
 		h->opens_left--;
 		conn_begin(c);
@@ -342,6 +390,7 @@ static struct hub *hub_new(struct loop *l)
 	list_init(&h->handshakes);
 	list_init(&h->waiting);
 	list_init(&h->paced);
+	list_init(&h->opening);
 	list_init(&h->dead);
 	list_init(&h->conns);
 	for (int i = 0; i < STAGES; i++)

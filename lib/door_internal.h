@@ -12,12 +12,14 @@
 #include "lib/map.h"
 
 enum {
-	HUB_BUFFER = 64 << 10, /* one read */
-	HUB_EVENTS = 128,      /* events taken at once */
-	HUB_HANDSHAKES = 4,    /* TLS handshake steps per turn of the loop, 0.6 ms each */
-	HUB_OPENS = 8,         /* connections handed to their server per turn, 0.1 ms each there */
+	HUB_BUFFER = DOOR_PUMP_BUFFER, /* one read */
+	HUB_EVENTS = 128,              /* events taken at once */
+	HUB_HANDSHAKES = 4,            /* TLS handshake steps per turn of the loop, 0.6 ms each */
+	HUB_OPENS = 4,         /* connections handed to their server per turn, 0.15 ms each */
+	HUB_OPENING = 16,      /* handed over, but the server has not said anything yet */
+	HUB_OPENING_MS = 1000, /* if it says nothing for so long, others go on */
 	HUB_PACE_MS = 10,
-	DOOR_ACCEPTS = 64,          /* accepted per turn of the loop */
+	DOOR_ACCEPTS = 512,         /* accepted per turn of the loop */
 	DOOR_ACCEPT_PAUSE_MS = 100, /* after EMFILE and the like */
 	DOOR_LINGER_MS = 1000,      /* TCP: so that the last bytes are not lost by a reset */
 	CONN_ROUNDS = 4,            /* reads of one connection before the others' turn */
@@ -29,8 +31,8 @@ enum {
 	SHARE_FEW = 8, /* connections with calls that a holder never loses to its equals */
 	SHARE_RESERVE_MIN = 64,
 	/* Over all connections of one holder: */
-	SHARE_OPENS_PER_SECOND = 1000, /* more wait for their turn */
-	SHARE_OPENS_BURST = 3000,
+	SHARE_OPENS_PER_SECOND = 2000, /* more wait for their turn */
+	SHARE_OPENS_BURST = 4000,
 	SHARE_RESETS_PER_SECOND = 5 * DOOR_RESETS_PER_SECOND,
 	SHARE_CONTROL_PER_SECOND = 20 * DOOR_CONTROL_PER_SECOND,
 	SHARE_STREAMS = 4000, /* open calls, besides one for each connection */
@@ -148,7 +150,11 @@ struct hub {
 	struct list waiting;    /* share_holder.turn: first input of new connections, in turns */
 	struct list paced;      /* the same, but they had their part of this moment */
 	struct loop_timer *pace;
-	int opens_left;  /* in this turn of the loop */
+	int opens_left;      /* in this turn of the loop */
+	struct list opening; /* conn.opening, oldest first */
+	unsigned n_opening;
+	bool blocked;    /* waiting for an opening to be over */
+	bool pacing;     /* the timer is set */
 	unsigned n_open; /* handles whose close is under way */
 	bool dispatching;
 	struct list dead; /* freed after the events that were taken at once */
@@ -171,6 +177,7 @@ int hub_release(struct hub *h, struct source *s); /* gives the descriptor back *
 void hub_more(struct hub *h, struct conn *c);     /* conn_go() soon */
 /* A new connection has input, or output of its handshake: conn_begin() now or in its turn. */
 void hub_begin(struct hub *h, struct conn *c);
+void hub_opening(struct hub *h, struct conn *c, bool opening);
 void hub_deadline(struct hub *h, struct deadline *d, enum stage s, int ms);
 void hub_bury(struct hub *h, struct conn *c); /* frees it when nobody can see it any more */
 
@@ -195,6 +202,8 @@ struct conn {
 	struct list in_hub;
 	struct list in_door;
 	struct list turn;
+	struct list opening; /* in hub.opening until the server has said something */
+	int64_t opening_ms;
 	struct list holder_link;
 	struct list group_link;
 	struct share_holder *holder; /* NULL: not counted, or privileged */

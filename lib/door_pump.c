@@ -27,6 +27,7 @@ struct conn *conn_new(struct hub *h, int fd)
 	c->local = (struct source){ .fd = -1, .ready = local_ready };
 	list_init(&c->in_door);
 	list_init(&c->turn);
+	list_init(&c->opening);
 	list_init(&c->holder_link);
 	list_init(&c->group_link);
 	list_init(&c->life.link);
@@ -64,6 +65,7 @@ void conn_end(struct conn *c)
 		return;
 	c->ended = true;
 	list_remove(&c->turn);
+	hub_opening(h, c, false);
 	hub_deadline(h, &c->life, STAGE_NONE, 0);
 	hub_deadline(h, &c->stall, STAGE_NONE, 0);
 	hub_remove(h, &c->net);
@@ -372,6 +374,7 @@ static enum io pump_out(struct conn *c)
 	if (n <= 0)
 		return local_ended(c);
 	b = bytes_of(c->hub->in, (size_t)n);
+	hub_opening(c->hub, c, false);
 	if (c->guarded)
 		guard_server(&c->guard, b, hub_now(c->hub));
 	if (c->tls) {
