@@ -111,6 +111,7 @@ void sync_online(struct sync *s)
 		tls_ctx_unref(s->tls);
 	s->tls = ctx;
 	s->generation++;
+	s->renew_due = false;
 	identity_arm_renewal(s);
 	if (s->client)
 		rpc_client_reconnect(s->client);
@@ -192,6 +193,8 @@ void sync_succeeded(struct sync *s, enum sync_mode m)
 	backoff_reset(&s->watch_backoff);
 	now_ready(s);
 	sign_again(s);
+	if (s->renew_due)
+		identity_renew(s);
 }
 
 void sync_failed(struct sync *s, int code, const char *what, const char *msg)

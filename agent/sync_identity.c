@@ -11,7 +11,13 @@
 #define KEY_A "agent-svid-A"
 #define KEY_B "agent-svid-B"
 
-enum { RENEW_JITTER_PERCENT = 10, BACKDATE_S = 10, EXPIRY_SKEW_S = 1 };
+enum {
+	RENEW_JITTER_PERCENT = 10,
+	RENEW_TRIES_LEFT = 8,
+	RENEW_SOONEST_MS = 250,
+	BACKDATE_S = 10,
+	EXPIRY_SKEW_S = 1,
+};
 
 static const struct x509_cert *leaf_of(const struct sync *s)
 {
@@ -337,17 +343,21 @@ void identity_arm_renewal(struct sync *s)
 	loop_timer_set_wall(s->renew_timer, wall_of_ns(at > now ? at : soonest));
 }
 
-/* At least so many more tries before the SVID expires. */
-enum { RENEW_TRIES_LEFT = 10, RENEW_WAIT_MIN_NS = 100000000 };
+/* The shorter the life that is left, the more often: an SVID that expires cannot be renewed. */
+static int64_t retry_wait(struct sync *s)
+{
+	int64_t wait = backoff_next(&s->renew_backoff);
+	int64_t left = x509_not_after(leaf_of(s)).sec * NS_PER_SEC - wall_ns(clock_wall());
+
+	if (left > 0 && wait > left / RENEW_TRIES_LEFT)
+		wait = left / RENEW_TRIES_LEFT;
+	return wait > RENEW_SOONEST_MS * NS_PER_MS ? wait : RENEW_SOONEST_MS * NS_PER_MS;
+}
 
 static void renew_again(struct sync *s, const char *msg)
 {
-	int64_t wait = backoff_next(&s->renew_backoff);
-	int64_t left = wall_sub_ns(x509_not_after(leaf_of(s)), clock_wall());
+	int64_t wait = retry_wait(s);
 
-	/* A short-lived SVID must not expire while we are being polite. */
-	if (left > 0 && wait > left / RENEW_TRIES_LEFT)
-		wait = left / RENEW_TRIES_LEFT + RENEW_WAIT_MIN_NS;
 	s->renewing = false;
 	log_event(LOG_WARN, "agent", "Could not renew the agent's SVID; trying again", "error", msg,
 		"retry_in", log_fmt("%.1fs", (double)wait / 1e9), "expires_at",
@@ -415,6 +425,9 @@ static void key_then_renew(struct sync *s, struct key_job *j)
 	keep_new_key(s, j);
 	params.csr = (ProtobufCBinaryData){ .data = j->csr.p, .len = j->csr.len };
 	rq.params = &params;
+	/* Not to be put off by the back-off between connections. */
+	if (!rpc_client_connected(s->client))
+		rpc_client_reconnect(s->client);
 	rpc_unary(s->client, &u, on_renewed, s);
 }
 
@@ -424,6 +437,7 @@ void identity_renew(void *arg)
 
 	if (s->attesting || s->renewing || s->stopped)
 		return;
+	s->renew_due = true;
 	/* With an expired SVID no connection can be opened; attesting is all that is left. */
 	if (s->data.reattestable || expired(s) || !s->client) {
 		sync_begin_attest(s);

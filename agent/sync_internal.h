@@ -36,6 +36,7 @@ struct sync {
 	struct loop_timer *renew_timer;
 	struct backoff renew_backoff;
 	bool renewing;
+	bool renew_due; /* its time has come, and it did not work yet */
 
 	/* attesting */
 	bool attesting;

@@ -311,6 +311,17 @@ static void fill_item(struct sync *s, struct sign_item *it, const struct record 
 	p->csr = (ProtobufCBinaryData){ .data = k->csr.p, .len = k->csr.len };
 }
 
+/* Somebody waits: the back-off between attempts to connect is cut short. */
+static void kick(struct sync *s)
+{
+	struct mono now = clock_mono();
+
+	if (rpc_client_connected(s->client) || now.ns - s->kicked.ns < SYNC_KICK_MS * NS_PER_MS)
+		return;
+	s->kicked = now;
+	rpc_client_reconnect(s->client);
+}
+
 static void send_batch(struct sync *s, size_t n)
 {
 	Spire__Api__Server__Svid__V1__BatchNewX509SVIDRequest rq =
@@ -337,6 +348,7 @@ static void send_batch(struct sync *s, size_t n)
 	rq.n_params = b->n;
 	rq.params = pp;
 	s->batches++;
+	kick(s);
 	rpc_unary(s->client, &u, on_signed, b);
 }
 
@@ -432,17 +444,6 @@ static void not_connected(void *arg)
 		.message = "the agent is not connected to the server" };
 
 	on_jwt(c, &st, NULL);
-}
-
-/* Somebody waits: the back-off between attempts to connect is cut short. */
-static void kick(struct sync *s)
-{
-	struct mono now = clock_mono();
-
-	if (rpc_client_connected(s->client) || now.ns - s->kicked.ns < SYNC_KICK_MS * NS_PER_MS)
-		return;
-	s->kicked = now;
-	rpc_client_reconnect(s->client);
 }
 
 void sync_fetch_jwt(void *arg, const char *entry_id, const struct strings *audience, void *ticket)
