@@ -31,6 +31,10 @@ static void effect_deinit(struct effect *f)
 	}
 	if (f->bundle)
 		bundle_unref(f->bundle);
+	if (f->relationship) {
+		relationship_deinit(f->relationship);
+		free(f->relationship);
+	}
 	free(f->key);
 }
 
@@ -49,6 +53,7 @@ static void op_free(struct op *o)
 	free(o->expect_serial);
 	free(o->token.token);
 	entry_deinit(&o->alias);
+	relationship_deinit(&o->relationship);
 	if (o->bundle)
 		bundle_unref(o->bundle);
 	buf_deinit(&o->blob);
@@ -74,6 +79,10 @@ static void observe(struct store *s, const struct effect *f)
 	case CHANGE_BUNDLE:
 		if (o->bundle)
 			o->bundle(o->arg, f->change, f->key, f->bundle);
+		break;
+	case CHANGE_RELATIONSHIP:
+		if (o->relationship)
+			o->relationship(o->arg, f->change, f->key, f->relationship);
 		break;
 	case CHANGE_TOKEN:
 	default:
@@ -402,6 +411,37 @@ void store_bundle_delete(struct store *s, const char *trust_domain, enum bundle_
 
 	o->delete_mode = mode;
 	op_submit(o);
+}
+
+static struct op *op_relationship(struct store *s, enum op_kind kind,
+	const struct relationship *r, struct bundle *b, store_done *done, void *arg)
+{
+	struct op *o = op_simple(s, kind, r->trust_domain, done, arg);
+
+	o->relationship = relationship_dup(r);
+	o->bundle = b ? bundle_ref(b) : NULL;
+	return o;
+}
+
+void store_relationship_create(struct store *s, const struct relationship *r, struct bundle *b,
+	store_done *done, void *arg)
+{
+	op_submit(op_relationship(s, OP_RELATIONSHIP_CREATE, r, b, done, arg));
+}
+
+void store_relationship_update(struct store *s, const struct relationship *r, unsigned mask,
+	struct bundle *b, store_done *done, void *arg)
+{
+	struct op *o = op_relationship(s, OP_RELATIONSHIP_UPDATE, r, b, done, arg);
+
+	o->mask = mask;
+	op_submit(o);
+}
+
+void store_relationship_delete(
+	struct store *s, const char *trust_domain, store_done *done, void *arg)
+{
+	op_submit(op_simple(s, OP_RELATIONSHIP_DELETE, trust_domain, done, arg));
 }
 
 void store_blob_put(struct store *s, const char *name, struct bytes v, store_done *done, void *arg)

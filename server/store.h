@@ -37,6 +37,16 @@ struct join_token {
 	int64_t expires_at;
 };
 
+/* A federation relationship: where the bundle of another trust domain is fetched from. */
+struct relationship {
+	int64_t num; /* order of creation; the store's */
+	char *trust_domain;
+	char *url;
+	char *endpoint_id; /* SPIFFE ID of an https_spiffe endpoint; "" of an https_web one */
+};
+void relationship_deinit(struct relationship *r);
+struct relationship relationship_dup(const struct relationship *r);
+
 struct store_observer {
 	/* change: number of the log row. At load, change is 0. */
 	void (*entry)(void *arg, uint64_t change, const char *id,
@@ -45,6 +55,8 @@ struct store_observer {
 		const struct node *n); /* NULL: deleted */
 	void (*bundle)(void *arg, uint64_t change, const char *trust_domain,
 		struct bundle *b); /* NULL: deleted */
+	void (*relationship)(void *arg, uint64_t change, const char *trust_domain,
+		const struct relationship *r); /* NULL: deleted */
 	void *arg;
 };
 
@@ -149,6 +161,17 @@ void store_bundle_put(
 enum bundle_delete { BUNDLE_RESTRICT, BUNDLE_DELETE_ENTRIES, BUNDLE_DISSOCIATE };
 void store_bundle_delete(struct store *s, const char *trust_domain, enum bundle_delete mode,
 	store_done *done, void *arg);
+
+/* Federation relationships. A bundle (which may be NULL) that is given with one is stored in the same
+ * transaction, whatever is there. create: ERR_EXISTS; update (mask: which fields are taken) and
+ * delete: ERR_NOT_FOUND. */
+enum relationship_mask { RELATIONSHIP_URL = 1 << 0, RELATIONSHIP_PROFILE = 1 << 1 };
+void store_relationship_create(struct store *s, const struct relationship *r, struct bundle *b,
+	store_done *done, void *arg);
+void store_relationship_update(struct store *s, const struct relationship *r, unsigned mask,
+	struct bundle *b, store_done *done, void *arg);
+void store_relationship_delete(
+	struct store *s, const char *trust_domain, store_done *done, void *arg);
 
 /* Small named blobs (the CA journal): durable. */
 void store_blob_put(struct store *s, const char *name, struct bytes v, store_done *done, void *arg);

@@ -10,7 +10,7 @@
 #include "server/store.h"
 
 enum {
-	STORE_SCHEMA = 1,                  /* version of schema/ */
+	STORE_SCHEMA = 2,                  /* version of schema/ */
 	STORE_CHANGES_KEPT = 100000,       /* rows of the change log */
 	STORE_CHANGES_SLACK = 10000,       /* so many more before they are trimmed */
 	STORE_TRIM_STEP = 5000,            /* rows that one background step deletes */
@@ -38,10 +38,13 @@ enum op_kind {
 	OP_BUNDLE_PUT,
 	OP_BUNDLE_DELETE,
 	OP_BLOB_PUT,
+	OP_RELATIONSHIP_CREATE,
+	OP_RELATIONSHIP_UPDATE,
+	OP_RELATIONSHIP_DELETE,
 	OP_MAINTAIN,
 };
 
-enum change_kind { CHANGE_ENTRY = 1, CHANGE_NODE, CHANGE_BUNDLE, CHANGE_TOKEN };
+enum change_kind { CHANGE_ENTRY = 1, CHANGE_NODE, CHANGE_BUNDLE, CHANGE_TOKEN, CHANGE_RELATIONSHIP };
 
 /* One row of the change log, for the observers. */
 struct effect {
@@ -53,6 +56,7 @@ struct effect {
 	bool entry_is_result;
 	struct node *node;
 	struct bundle *bundle;
+	struct relationship *relationship;
 };
 
 struct op {
@@ -78,6 +82,7 @@ struct op {
 	struct bundle *bundle;
 	uint64_t expect_sequence;
 	enum bundle_delete delete_mode;
+	struct relationship relationship;
 	struct buf blob;
 
 	/* out */

@@ -12,14 +12,26 @@
 
 #include "lib/crypto.h"
 
-extern const char schema_begin[] __asm__("_binary_server_schema_001_sql_start");
-extern const char schema_end[] __asm__("_binary_server_schema_001_sql_end");
+extern const char schema_1_begin[] __asm__("_binary_server_schema_001_sql_start");
+extern const char schema_1_end[] __asm__("_binary_server_schema_001_sql_end");
+extern const char schema_2_begin[] __asm__("_binary_server_schema_002_sql_start");
+extern const char schema_2_end[] __asm__("_binary_server_schema_002_sql_end");
+
+/* What makes version n + 1 of version n. */
+static const struct {
+	const char *begin, *end;
+} migrations[STORE_SCHEMA] = {
+	{ schema_1_begin, schema_1_end },
+	{ schema_2_begin, schema_2_end },
+};
 
 #define ENTRY_COLUMNS                                                                              \
 	"SELECT num, id, spiffe_id, parent_id, revision, created_at, expires_at, data FROM entry "
 #define NODE_COLUMNS                                                                               \
 	"SELECT spiffe_id, attestation_type, serial, expires_at, new_serial, new_expires_at, "     \
 	"can_reattest, agent_version, selectors FROM node "
+
+#define RELATIONSHIP_COLUMNS "SELECT num, trust_domain, url, endpoint_id FROM relationship "
 
 static const char *const texts[SQL_COUNT] = {
 	[SQL_BEGIN] = "BEGIN IMMEDIATE",
@@ -75,6 +87,13 @@ static const char *const texts[SQL_COUNT] = {
 	[SQL_BLOB_PUT] = "INSERT INTO blob (name, data) VALUES (?, ?) "
 			 "ON CONFLICT (name) DO UPDATE SET data = excluded.data",
 	[SQL_BLOB_GET] = "SELECT data FROM blob WHERE name = ?",
+	[SQL_RELATIONSHIP_INSERT] =
+		"INSERT INTO relationship (trust_domain, url, endpoint_id) VALUES (?, ?, ?)",
+	[SQL_RELATIONSHIP_UPDATE] =
+		"UPDATE relationship SET url = ?, endpoint_id = ? WHERE num = ?",
+	[SQL_RELATIONSHIP_DELETE] = "DELETE FROM relationship WHERE trust_domain = ?",
+	[SQL_RELATIONSHIP_GET] = RELATIONSHIP_COLUMNS "WHERE trust_domain = ?",
+	[SQL_RELATIONSHIP_ALL] = RELATIONSHIP_COLUMNS "ORDER BY num",
 };
 
 /* ---- statements ---- */
@@ -296,21 +315,18 @@ static int quick_check(struct db *d, struct err *e)
 	return 0;
 }
 
-static int create_schema(struct db *d, struct err *e)
+/* Brings a database of version `from` (0: empty) up to date, with the statement that notes it. All
+ * or nothing. */
+static int migrate(struct db *d, long from, const char *meta, struct err *e)
 {
-	AUTO(free) char *sql = xstrndup(schema_begin, (size_t)(schema_end - schema_begin));
-	AUTO(free) char *meta = NULL;
-	AUTO_BUF struct buf hex = BUF_INIT;
-	uint8_t epoch[16];
-	int r;
+	int r = exec(d, "BEGIN", e);
 
-	crypto_random(epoch, sizeof(epoch));
-	hex_encode(&hex, bytes_of(epoch, sizeof(epoch)));
-	meta = xasprintf("INSERT INTO meta VALUES ('schema', '%d'), ('epoch', '%s')", STORE_SCHEMA,
-		buf_cstr(&hex));
-	r = exec(d, "BEGIN", e);
-	if (!r)
+	for (long i = from; !r && i < STORE_SCHEMA; i++) {
+		AUTO(free) char *sql = xstrndup(migrations[i].begin,
+			(size_t)(migrations[i].end - migrations[i].begin));
+
 		r = exec(d, sql, e);
+	}
 	if (!r)
 		r = exec(d, meta, e);
 	if (!r)
@@ -318,6 +334,27 @@ static int create_schema(struct db *d, struct err *e)
 	if (r && !sqlite3_get_autocommit(d->h))
 		(void)sqlite3_exec(d->h, "ROLLBACK", NULL, NULL, NULL);
 	return r;
+}
+
+static int create_schema(struct db *d, struct err *e)
+{
+	AUTO(free) char *meta = NULL;
+	AUTO_BUF struct buf hex = BUF_INIT;
+	uint8_t epoch[16];
+
+	crypto_random(epoch, sizeof(epoch));
+	hex_encode(&hex, bytes_of(epoch, sizeof(epoch)));
+	meta = xasprintf("INSERT INTO meta VALUES ('schema', '%d'), ('epoch', '%s')", STORE_SCHEMA,
+		buf_cstr(&hex));
+	return migrate(d, 0, meta, e);
+}
+
+static int upgrade_schema(struct db *d, long from, struct err *e)
+{
+	AUTO(free) char *meta =
+		xasprintf("UPDATE meta SET value = '%d' WHERE name = 'schema'", STORE_SCHEMA);
+
+	return migrate(d, from, meta, e);
 }
 
 static int check_schema(struct db *d, struct err *e)
@@ -347,10 +384,11 @@ static int check_schema(struct db *d, struct err *e)
 			"datastore: %s was made by a newer version (schema %ld; this one knows "
 			"up to %d)",
 			d->path, version, STORE_SCHEMA);
-	if (version != STORE_SCHEMA)
+	if (version < 1)
 		return err_set(
 			e, ERR_DATA_LOSS, "datastore: %s has no known schema version", d->path);
-	return ask(d, "SELECT value FROM meta WHERE name = 'epoch'", d->epoch, sizeof(d->epoch), e);
+	r = version < STORE_SCHEMA ? upgrade_schema(d, version, e) : 0;
+	return r ? r : ask(d, "SELECT value FROM meta WHERE name = 'epoch'", d->epoch, sizeof(d->epoch), e);
 }
 
 static int read_change(struct db *d, struct err *e)
@@ -556,6 +594,9 @@ static int do_op(struct db *d, struct op *o, struct err *e)
 	case OP_BUNDLE_PUT:
 	case OP_BUNDLE_DELETE:
 	case OP_BLOB_PUT:
+	case OP_RELATIONSHIP_CREATE:
+	case OP_RELATIONSHIP_UPDATE:
+	case OP_RELATIONSHIP_DELETE:
 	default:
 		return db_other(d, o, e);
 	}
@@ -666,6 +707,8 @@ int db_load(struct db *d, const struct store_observer *o, struct err *e)
 
 	if (o->bundle)
 		r = db_load_bundles(d, o, e);
+	if (!r && o->relationship)
+		r = db_load_relationships(d, o, e);
 	if (!r && o->node)
 		r = db_load_nodes(d, o, e);
 	if (!r && o->entry)

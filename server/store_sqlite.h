@@ -44,6 +44,11 @@ enum sql { /* prepared at first use, kept; the texts are in store_sqlite.c */
 	SQL_TOKEN_EXPIRED,
 	SQL_BLOB_PUT,
 	SQL_BLOB_GET,
+	SQL_RELATIONSHIP_INSERT,
+	SQL_RELATIONSHIP_UPDATE,
+	SQL_RELATIONSHIP_DELETE,
+	SQL_RELATIONSHIP_GET,
+	SQL_RELATIONSHIP_ALL,
 	SQL_COUNT
 };
 
@@ -93,6 +98,11 @@ int db_entries_delete(struct db *d, struct op *o, struct err *e) MUST_USE;
 int db_entries_prune(struct db *d, struct op *o, struct err *e) MUST_USE;
 int db_other(struct db *d, struct op *o, struct err *e) MUST_USE; /* store_sqlite_other.c */
 
+int db_relationship(
+	struct db *d, struct op *o, struct err *e) MUST_USE; /* store_sqlite_federation.c */
+/* o->bundle, of the trust domain o->key. */
+int db_bundle_put(struct db *d, struct op *o, struct err *e) MUST_USE;
+
 /* For operations of other kinds. The entry becomes what is stored; refusal->code tells whether it
  * was refused. */
 int db_entry_create(struct db *d, struct op *o, struct entry *en, bool is_result,
@@ -110,6 +120,8 @@ int db_entry_row(struct db *d, sqlite3_stmt *st, struct entry *ret, int64_t *ret
 int db_refuse(struct op *o, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 int db_load_bundles(struct db *d, const struct store_observer *o, struct err *e) MUST_USE;
+int db_load_relationships(
+	struct db *d, const struct store_observer *o, struct err *e) MUST_USE;
 int db_load_nodes(struct db *d, const struct store_observer *o, struct err *e) MUST_USE;
 int db_load_entries(struct db *d, const struct store_observer *o, struct err *e) MUST_USE;
 

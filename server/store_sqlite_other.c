@@ -315,7 +315,7 @@ static void bundle_pack(const struct bundle *b, struct buf *ret)
 	spire__api__types__bundle__free_unpacked(m, NULL);
 }
 
-static int bundle_put(struct db *d, struct op *o, struct err *e)
+int db_bundle_put(struct db *d, struct op *o, struct err *e)
 {
 	uint64_t was;
 	bool found;
@@ -461,11 +461,15 @@ int db_other(struct db *d, struct op *o, struct err *e)
 	case OP_TOKENS_PRUNE:
 		return tokens_prune(d, o, e);
 	case OP_BUNDLE_PUT:
-		return bundle_put(d, o, e);
+		return db_bundle_put(d, o, e);
 	case OP_BUNDLE_DELETE:
 		return bundle_delete(d, o, e);
 	case OP_BLOB_PUT:
 		return blob_put(d, o, e);
+	case OP_RELATIONSHIP_CREATE:
+	case OP_RELATIONSHIP_UPDATE:
+	case OP_RELATIONSHIP_DELETE:
+		return db_relationship(d, o, e);
 	case OP_ENTRIES_CREATE:
 	case OP_ENTRIES_UPDATE:
 	case OP_ENTRIES_DELETE:

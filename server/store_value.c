@@ -14,6 +14,14 @@ void node_deinit(struct node *n)
 	*n = (struct node){ .spiffe_id = NULL };
 }
 
+void relationship_deinit(struct relationship *r)
+{
+	free(r->trust_domain);
+	free(r->url);
+	free(r->endpoint_id);
+	*r = (struct relationship){ .num = 0 };
+}
+
 static char *dup_text(const char *s)
 {
 	return xstrdup(s ? s : "");
@@ -30,4 +38,12 @@ struct node node_dup(const struct node *n)
 	d.agent_version = dup_text(n->agent_version);
 	d.selectors = selectors_dup(&n->selectors);
 	return d;
+}
+
+struct relationship relationship_dup(const struct relationship *r)
+{
+	return (struct relationship){ .num = r->num,
+		.trust_domain = dup_text(r->trust_domain),
+		.url = dup_text(r->url),
+		.endpoint_id = dup_text(r->endpoint_id) };
 }

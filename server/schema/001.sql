@@ -9,7 +9,7 @@ CREATE TABLE meta (
 -- One row for each change, numbered without gaps: taken in the transaction that makes the change.
 CREATE TABLE change (
 	seq    INTEGER PRIMARY KEY,
-	kind   INTEGER NOT NULL, -- 1 entry, 2 node, 3 bundle, 4 join token
+	kind   INTEGER NOT NULL, -- 1 entry, 2 node, 3 bundle, 4 join token, 5 federation relationship
 	object TEXT NOT NULL,
 	at     INTEGER NOT NULL
 );
