@@ -43,6 +43,7 @@ enum {
 };
 
 struct sync_hub;
+struct federation;
 
 /* The parts of the server that the services work on; all borrowed, set once by the composition
  * root. */
@@ -56,6 +57,7 @@ struct api {
 	struct attest *attest;
 	struct server_svid *svid;
 	struct sync_hub *sync;
+	struct federation *federation;
 	const char *trust_domain;
 	struct map
 		*bundles; /* trust domain name → struct bundle, one reference each; own included */
@@ -72,6 +74,7 @@ struct rpc_service api_entry_service(struct api *a);
 struct rpc_service api_bundle_service(struct api *a);
 struct rpc_service api_svid_service(struct api *a);
 struct rpc_service api_sync_service(struct api *a);
+struct rpc_service api_trustdomain_service(struct api *a);
 /* Methods of the agent service (api_attest.c). */
 void api_attest_agent(struct rpc_call *c, const ProtobufCMessage *req);
 void api_renew_agent(struct rpc_call *c, const ProtobufCMessage *req);

@@ -19,6 +19,7 @@
 
 #include "lib/log.h"
 #include "server/cmd.h"
+#include "server/federation.h"
 
 enum { FACE_TCP, FACE_UNIX, FACES };
 
@@ -27,7 +28,7 @@ struct face {
 	struct server *server;
 	struct door *door;
 	struct rpc_server *rpc;
-	struct rpc_service services[8];
+	struct rpc_service services[12];
 	size_t n_services;
 };
 
@@ -149,6 +150,18 @@ static void on_bundle(void *arg, uint64_t change, const char *trust_domain, stru
 	}
 	if (s->api.sync)
 		sync_hub_bundle_changed(s->api.sync, trust_domain);
+	if (b && s->api.federation)
+		federation_bundle_changed(s->api.federation, trust_domain);
+}
+
+static void on_relationship(
+	void *arg, uint64_t change, const char *trust_domain, const struct relationship *r)
+{
+	struct server *s = arg;
+
+	entries_set_change(s->api.entries, change);
+	if (s->api.federation)
+		federation_changed(s->api.federation, trust_domain, r);
 }
 
 /* ---- doors ---- */
@@ -259,6 +272,7 @@ static int face_serve(struct server *s, struct face *f, struct err *e)
 	f->services[f->n_services++] = api_entry_service(&s->api);
 	f->services[f->n_services++] = api_bundle_service(&s->api);
 	f->services[f->n_services++] = api_svid_service(&s->api);
+	f->services[f->n_services++] = api_trustdomain_service(&s->api);
 	if (f == &s->faces[FACE_TCP]) {
 		f->services[f->n_services++] = api_sync_service(&s->api);
 	} else {
@@ -319,6 +333,8 @@ static void stop(struct server *s, int exit_code)
 	s->stopping = true;
 	s->exit_code = exit_code;
 	s->closing = 1;
+	if (s->api.federation)
+		federation_stop(s->api.federation);
 	for (size_t i = 0; i < FACES; i++) {
 		struct face *f = &s->faces[i];
 
@@ -368,12 +384,14 @@ static void on_svid(void *arg)
 
 	if (s->stopping)
 		return;
-	if (open_doors(s, &e))
+	if (open_doors(s, &e)) {
 		fatal(s, &e);
-	else
-		log_event(LOG_INFO, "server", "ready", "entries",
-			log_fmt("%zu", entries_count(s->api.entries)), "agents",
-			log_fmt("%zu", entries_count_nodes(s->api.entries)), NULL);
+		return;
+	}
+	federation_start(s->api.federation);
+	log_event(LOG_INFO, "server", "ready", "entries",
+		log_fmt("%zu", entries_count(s->api.entries)), "agents",
+		log_fmt("%zu", entries_count_nodes(s->api.entries)), NULL);
 }
 
 static void on_activate(void *arg)
@@ -412,13 +430,16 @@ static int start_keys(struct server *s, struct err *e)
 
 static int start_store(struct server *s, struct err *e)
 {
-	struct store_observer o = {
-		.entry = on_entry, .node = on_node, .bundle = on_bundle, .arg = s
-	};
+	struct store_observer o = { .entry = on_entry,
+		.node = on_node,
+		.bundle = on_bundle,
+		.relationship = on_relationship,
+		.arg = s };
 	struct mono from = clock_mono();
 	int r;
 
 	s->api.bundles = map_new();
+	s->api.federation = federation_new(&s->api);
 	s->api.entries = entries_new(s->o->trust_domain, s->o->agent_spiffe_id_as_selector);
 	r = store_open(s->loop, s->o->db_connection_string, &o, &s->api.store, e);
 	if (r)
@@ -527,6 +548,8 @@ static void teardown(struct server *s)
 	s->prune = NULL;
 	ca_free(s->api.ca);
 	s->api.ca = NULL;
+	federation_free(s->api.federation);
+	s->api.federation = NULL;
 	if (s->api.authz)
 		authz_free(s->api.authz);
 	if (s->api.store)

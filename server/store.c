@@ -413,8 +413,8 @@ void store_bundle_delete(struct store *s, const char *trust_domain, enum bundle_
 	op_submit(o);
 }
 
-static struct op *op_relationship(struct store *s, enum op_kind kind,
-	const struct relationship *r, struct bundle *b, store_done *done, void *arg)
+static struct op *op_relationship(struct store *s, enum op_kind kind, const struct relationship *r,
+	struct bundle *b, store_done *done, void *arg)
 {
 	struct op *o = op_simple(s, kind, r->trust_domain, done, arg);
 

@@ -162,9 +162,9 @@ enum bundle_delete { BUNDLE_RESTRICT, BUNDLE_DELETE_ENTRIES, BUNDLE_DISSOCIATE }
 void store_bundle_delete(struct store *s, const char *trust_domain, enum bundle_delete mode,
 	store_done *done, void *arg);
 
-/* Federation relationships. A bundle (which may be NULL) that is given with one is stored in the same
- * transaction, whatever is there. create: ERR_EXISTS; update (mask: which fields are taken) and
- * delete: ERR_NOT_FOUND. */
+/* Federation relationships. A bundle (which may be NULL) that is given with one is stored in the
+ * same transaction, whatever is there. create: ERR_EXISTS; update (mask: which fields are taken)
+ * and delete: ERR_NOT_FOUND. */
 enum relationship_mask { RELATIONSHIP_URL = 1 << 0, RELATIONSHIP_PROFILE = 1 << 1 };
 void store_relationship_create(struct store *s, const struct relationship *r, struct bundle *b,
 	store_done *done, void *arg);

@@ -44,7 +44,13 @@ enum op_kind {
 	OP_MAINTAIN,
 };
 
-enum change_kind { CHANGE_ENTRY = 1, CHANGE_NODE, CHANGE_BUNDLE, CHANGE_TOKEN, CHANGE_RELATIONSHIP };
+enum change_kind {
+	CHANGE_ENTRY = 1,
+	CHANGE_NODE,
+	CHANGE_BUNDLE,
+	CHANGE_TOKEN,
+	CHANGE_RELATIONSHIP
+};
 
 /* One row of the change log, for the observers. */
 struct effect {

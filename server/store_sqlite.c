@@ -322,8 +322,9 @@ static int migrate(struct db *d, long from, const char *meta, struct err *e)
 	int r = exec(d, "BEGIN", e);
 
 	for (long i = from; !r && i < STORE_SCHEMA; i++) {
-		AUTO(free) char *sql = xstrndup(migrations[i].begin,
-			(size_t)(migrations[i].end - migrations[i].begin));
+		AUTO(free)
+		char *sql = xstrndup(
+			migrations[i].begin, (size_t)(migrations[i].end - migrations[i].begin));
 
 		r = exec(d, sql, e);
 	}
@@ -351,8 +352,8 @@ static int create_schema(struct db *d, struct err *e)
 
 static int upgrade_schema(struct db *d, long from, struct err *e)
 {
-	AUTO(free) char *meta =
-		xasprintf("UPDATE meta SET value = '%d' WHERE name = 'schema'", STORE_SCHEMA);
+	AUTO(free)
+	char *meta = xasprintf("UPDATE meta SET value = '%d' WHERE name = 'schema'", STORE_SCHEMA);
 
 	return migrate(d, from, meta, e);
 }
@@ -388,7 +389,9 @@ static int check_schema(struct db *d, struct err *e)
 		return err_set(
 			e, ERR_DATA_LOSS, "datastore: %s has no known schema version", d->path);
 	r = version < STORE_SCHEMA ? upgrade_schema(d, version, e) : 0;
-	return r ? r : ask(d, "SELECT value FROM meta WHERE name = 'epoch'", d->epoch, sizeof(d->epoch), e);
+	return r ? r
+		 : ask(d, "SELECT value FROM meta WHERE name = 'epoch'", d->epoch, sizeof(d->epoch),
+			   e);
 }
 
 static int read_change(struct db *d, struct err *e)

@@ -120,8 +120,7 @@ int db_entry_row(struct db *d, sqlite3_stmt *st, struct entry *ret, int64_t *ret
 int db_refuse(struct op *o, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 int db_load_bundles(struct db *d, const struct store_observer *o, struct err *e) MUST_USE;
-int db_load_relationships(
-	struct db *d, const struct store_observer *o, struct err *e) MUST_USE;
+int db_load_relationships(struct db *d, const struct store_observer *o, struct err *e) MUST_USE;
 int db_load_nodes(struct db *d, const struct store_observer *o, struct err *e) MUST_USE;
 int db_load_entries(struct db *d, const struct store_observer *o, struct err *e) MUST_USE;
 
