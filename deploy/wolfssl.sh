@@ -16,7 +16,7 @@ flags="--enable-static --disable-shared --enable-all-asm --enable-keygen --enabl
  --disable-examples --disable-crypttests"
 defines="-DWOLFSSL_ALT_NAMES -DWOLFSSL_ALT_NAMES_NO_REV -DWOLFSSL_ALWAYS_VERIFY_CB -DWOLFSSL_ALT_CERT_CHAINS -DWOLFSSL_PUBLIC_MP
  -DWOLFSSL_CUSTOM_OID -DHAVE_OID_ENCODING -DWOLFSSL_CERT_SETUP_CB -DHAVE_EX_DATA"
-cflags="-O2 -g1 -fPIC -fstack-protector-strong -fstack-clash-protection -D_FORTIFY_SOURCE=2"
+cflags="-O2 -g1 -fPIC -ffunction-sections -fdata-sections -fstack-protector-strong -fstack-clash-protection -D_FORTIFY_SOURCE=2"
 
 # Functions of the assembler files that return with the upper halves of the vector registers in use: SHA-256, whose SHA-NI form mixes
 # AVX and SSE instructions, is 40 times slower after them (measured: 5 us a block on a virtual Xeon) until something clears those.
