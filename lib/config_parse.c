@@ -288,13 +288,15 @@ static int parse_root(struct config_lexer *x, struct config_node *root)
 
 int config_parse(const char *file, struct bytes text, struct config_node **ret, struct err *e)
 {
-	struct config_lexer x = { .p = text.p, .end = text.p + text.n, .line = 1, .e = e };
+	struct config_lexer x = { .line = 1, .e = e };
 	struct config_node *root;
 	int r;
 
 	if (text.n > CONFIG_FILE_MAX)
 		return err_set(e, ERR_INVALID, "%s:1: the file is larger than %d bytes", file,
 			CONFIG_FILE_MAX);
+	x.p = text.n ? text.p : (const uint8_t *)"";
+	x.end = x.p + text.n;
 	if (text.n >= 3 && memcmp(text.p, "\xef\xbb\xbf", 3) == 0)
 		x.p += 3; /* a byte order mark */
 	x.text = BUF_INIT_MAX(CONFIG_FILE_MAX + 8);

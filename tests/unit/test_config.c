@@ -143,6 +143,8 @@ static void test_limits(void)
 	CHECK_ERR(config_parse("f", buf_view(&b), &n, &e), ERR_INVALID);
 	CHECK_CONTAINS(e.msg, "larger than");
 	CHECK_ERR(config_parse("f", bytes_of("a = \"\0\"", 7), &n, &e), ERR_INVALID);
+	CHECK_OK(config_parse("f", bytes_of(NULL, 0), &n, &e));
+	config_node_free(n);
 }
 
 static void test_lines(void)
