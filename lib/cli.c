@@ -150,12 +150,18 @@ static int no_command(const struct cli_program *p, int argc, char **argv, FILE *
 
 static int run_command(struct cli *c, char **args)
 {
+	struct err e;
 	int code = 1;
 
 	cli_flags_init(c);
 	switch (cli_flags_parse(c, args)) {
 	case CLI_PARSED:
-		code = c->cmd->run(c);
+		/* Before the command's own checks, as in SPIRE. */
+		if (c->cmd->common & (CLI_WITH_SOCKET | CLI_WITH_ADMIN) &&
+			cli_socket_path(c, &c->socket_path, &e))
+			code = cli_fail(c, &e);
+		else
+			code = c->cmd->run(c);
 		break;
 	case CLI_PARSED_HELP:
 		cli_help_command(c, c->out);

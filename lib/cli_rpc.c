@@ -81,14 +81,12 @@ static int fill_dial(void *arg, struct dial_options *o, struct err *e)
 int cli_connect(
 	struct cli *c, struct loop **ret_loop, struct rpc_client **ret_client, struct err *e)
 {
+	if (!c->socket_path)
+		return err_set(e, ERR_INTERNAL, "this command has no socket");
 	if (!c->client) {
 		struct rpc_client_options o = {
 			.dial = fill_dial, .arg = c, .message_max = CLI_MESSAGE_MAX, .lazy = true
 		};
-		int r = cli_socket_path(c, &c->socket_path, e);
-
-		if (r)
-			return r;
 		c->loop = loop_new();
 		c->client = rpc_client_new(c->loop, &o);
 	}
