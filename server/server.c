@@ -326,10 +326,23 @@ static void closed_one(void *arg)
 		loop_stop(s->loop);
 }
 
+/* Nothing acknowledged is lost by it: the store is durable at any time. */
+static void too_late(int signo)
+{
+	static const char text[] = "assay-server: could not stop in time\n";
+
+	(void)signo;
+	if (write(STDERR_FILENO, text, sizeof(text) - 1) < 0)
+		_exit(2);
+	_exit(1);
+}
+
 static void stop(struct server *s, int exit_code)
 {
 	if (s->stopping)
 		return;
+	signal(SIGALRM, too_late);
+	alarm(SERVER_STOP_MAX_S);
 	s->stopping = true;
 	s->exit_code = exit_code;
 	s->closing = 1;
@@ -595,6 +608,7 @@ int server_run(const struct server_options *o)
 	loop_run(s.loop);
 	teardown(&s);
 	loop_free(s.loop);
+	alarm(0);
 	log_event(LOG_INFO, "server", "stopped", NULL);
 	return s.exit_code;
 }

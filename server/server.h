@@ -9,7 +9,8 @@
 #include "server/options.h"
 
 enum {
-	SERVER_STOP_GRACE_MS = 8000, /* for running calls; the whole stop takes at most 10 s */
+	SERVER_STOP_GRACE_MS = 8000, /* for running calls */
+	SERVER_STOP_MAX_S = 10,      /* for the whole stop: then the process ends all the same */
 	SERVER_UMASK = 0027,
 	SERVER_SOCKET_MODE = 0770,
 };

@@ -33,6 +33,7 @@ static struct loop *loop;
 static struct rpc_client *local, *remote; /* Unix socket; TLS */
 static pid_t server_pid;
 static int port;
+static bool limited; /* attestation */
 
 static char *text(const char *s)
 {
@@ -67,12 +68,13 @@ static void write_config(const char *socket_name)
 	buf_printf(&b,
 		"server {\n trust_domain = \"example.org\"\n bind_address = \"127.0.0.1\"\n"
 		" bind_port = %d\n socket_path = \"%s/%s\"\n data_dir = \"%s/data\"\n"
-		" ratelimit { attestation = false }\n}\n"
+		" ratelimit { attestation = %s }\n}\n"
 		"plugins {\n DataStore \"sql\" { plugin_data {\n"
 		"  database_type = \"sqlite3\"\n  connection_string = \"%s/data/db\" } }\n"
 		" KeyManager \"disk\" { plugin_data { keys_path = \"%s/data/keys.json\" } }\n"
 		" NodeAttestor \"join_token\" { plugin_data {} }\n}\n",
-		port, test_dir(), socket_name, test_dir(), test_dir(), test_dir());
+		port, test_dir(), socket_name, test_dir(), limited ? "true" : "false", test_dir(),
+		test_dir());
 	CHECK_OK(buf_write_file(buf_view(&b), in_dir("server.conf"), 0600, &e));
 }
 
@@ -499,11 +501,11 @@ static void make_csr(struct buf *ret)
 	CHECK_OK(x509_csr_make(identity_key, NULL, ret, &e));
 }
 
-static void attest(const char *token, struct conversation *k)
+static struct rpc_stream *attest_open(const char *token, struct conversation *k, int timeout_ms)
 {
 	struct rpc_stream_options o = { .method = AGENT "AttestAgent",
 		.response = &spire__api__server__agent__v1__attest_agent_response__descriptor,
-		.timeout_ms = CALL_MS,
+		.timeout_ms = timeout_ms,
 		.message = on_attest,
 		.ended = on_ended,
 		.arg = k };
@@ -527,7 +529,18 @@ static void attest(const char *token, struct conversation *k)
 	connect_remote();
 	s = rpc_stream_open(remote, &o);
 	rpc_stream_send(s, &rq.base);
+	return s;
+}
+
+static void attest_for(const char *token, struct conversation *k, int timeout_ms)
+{
+	attest_open(token, k, timeout_ms);
 	WAIT_UNTIL(k->over);
+}
+
+static void attest(const char *token, struct conversation *k)
+{
+	attest_for(token, k, CALL_MS);
 }
 
 static void make_token(const char *token)
@@ -741,6 +754,44 @@ static void test_mint(void)
 	CHECK_STR(jrs->svid->id->path, "/m");
 	FREE(jrs);
 	FREE(jrq.id);
+	finish();
+}
+
+static void cancel_it(void *arg)
+{
+	rpc_stream_cancel(arg);
+}
+
+/* One attestation a second and address: the second one waits, and is forgotten when its caller
+ * goes.
+ */
+static void test_rate_limit(void)
+{
+	struct conversation k;
+	struct rpc_stream *st;
+	struct loop_timer *t;
+	int64_t from;
+
+	limited = true;
+	serve();
+	attest("nope", &k);
+	CHECK_INT(k.status.code, ERR_INVALID);
+	from = clock_mono().ns;
+	attest("nope", &k);
+	CHECK_INT(k.status.code, ERR_INVALID);
+	CHECK(clock_mono().ns - from > 500 * NS_PER_MS);
+	attest_for("nope", &k, 100);
+	CHECK_INT(k.status.code, ERR_EXHAUSTED);
+	CHECK_CONTAINS(k.message, "rejecting request due to attest agent rate limiting: ");
+	st = attest_open("nope", &k, CALL_MS);
+	t = loop_timer_new(loop, cancel_it, st);
+	loop_timer_set(t, 200 * NS_PER_MS);
+	WAIT_UNTIL(k.over);
+	CHECK_INT(k.status.code, ERR_CANCELLED);
+	loop_timer_free(t);
+	attest("nope", &k);
+	CHECK_INT(k.status.code, ERR_INVALID);
+	drop_identity(&k);
 	finish();
 }
 
@@ -986,5 +1037,6 @@ static void test_restart(void)
 }
 
 TEST_MAIN(TEST(run_server), TEST(test_create), TEST(test_list), TEST(test_update_delete),
-	TEST(test_attest), TEST(test_sign), TEST(test_mint), TEST(test_watch), TEST(test_bundles),
-	TEST(test_small_services), TEST(test_second_server), TEST(test_restart))
+	TEST(test_attest), TEST(test_sign), TEST(test_mint), TEST(test_rate_limit),
+	TEST(test_watch), TEST(test_bundles), TEST(test_small_services), TEST(test_second_server),
+	TEST(test_restart))
