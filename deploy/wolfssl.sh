@@ -100,12 +100,14 @@ done
 
 echo "wolfssl.sh: building wolfSSL $version (about a minute, once)" >&2
 log=$work/log
-if ! (
-	cd "$work/src" && ./autogen.sh &&
-		# shellcheck disable=SC2086
-		./configure $flags --prefix="$prefix" CFLAGS="$cflags" CPPFLAGS="$(echo $defines)" &&
-		make -j"$(nproc)" && make install DESTDIR="$work/dest"
-) >"$log" 2>&1; then
+build() {
+	cd "$work/src" && ./autogen.sh || return 1
+	# The flags are lists of words.
+	# shellcheck disable=SC2086,SC2116
+	./configure $flags --prefix="$prefix" CFLAGS="$cflags" CPPFLAGS="$(echo $defines)" || return 1
+	make -j"$(nproc)" && make install DESTDIR="$work/dest"
+}
+if ! (build) >"$log" 2>&1; then
 	tail -n 30 "$log" >&2
 	echo "wolfssl.sh: the build failed" >&2
 	exit 1
