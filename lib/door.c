@@ -280,7 +280,10 @@ static int make_folder_of(const char *path, struct err *e)
 
 	for (char *p = dir + 1; (p = strchr(p, '/')); p++) {
 		*p = '\0';
-		if (mkdir(dir, 0755) != 0 && errno != EEXIST)
+		/* Whatever the umask: callers of other uids must get in. */
+		if (mkdir(dir, 0755) == 0)
+			(void)chmod(dir, 0755);
+		else if (errno != EEXIST)
 			return err_errno(e, errno, "create folder %s", dir);
 		*p = '/';
 	}
@@ -352,7 +355,7 @@ static int listen_address(const struct addrinfo *ai, int *ret_fd, int *ret_port)
 		struct sockaddr sa;
 		struct sockaddr_in four;
 		struct sockaddr_in6 six;
-	} bound;
+	} bound = { .six = { 0 } };
 	socklen_t len = sizeof(bound);
 
 	fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

@@ -326,6 +326,12 @@ static void attempts_of(struct dial *d, const struct addrinfo *all)
 	}
 }
 
+static void not_found(struct dial *d, const char *why)
+{
+	err_set(&d->last, ERR_UNAVAILABLE, "dial %s: lookup %s: %s", d->target, d->host, why);
+	fail(d, &d->last);
+}
+
 static void on_resolved(uv_getaddrinfo_t *r, int status, struct addrinfo *all)
 {
 	struct dial *d = container_of(r, struct dial, resolver);
@@ -333,13 +339,10 @@ static void on_resolved(uv_getaddrinfo_t *r, int status, struct addrinfo *all)
 	r->data = NULL;
 	if (!d->over) {
 		attempts_of(d, status == 0 ? all : NULL);
-		if (d->n_attempts > 0) {
+		if (d->n_attempts > 0)
 			begin_next(d);
-		} else {
-			err_set(&d->last, ERR_UNAVAILABLE, "dial %s: lookup %s: %s", d->target,
-				d->host, status ? uv_strerror(status) : "no such host");
-			fail(d, &d->last);
-		}
+		else
+			not_found(d, status ? uv_strerror(status) : "no such host");
 	}
 	uv_freeaddrinfo(all);
 	dial_unref(d);
@@ -352,11 +355,13 @@ static void resolve(struct dial *d)
 	int r;
 
 	snprintf(port, sizeof(port), "%d", d->port);
+	r = uv_getaddrinfo(&d->loop->uv, &d->resolver, on_resolved, d->host, port, &hints);
+	if (r != 0) {
+		not_found(d, uv_strerror(r));
+		return;
+	}
 	d->resolver.data = d;
 	d->refs++;
-	r = uv_getaddrinfo(&d->loop->uv, &d->resolver, on_resolved, d->host, port, &hints);
-	if (r != 0)
-		on_resolved(&d->resolver, r, NULL);
 }
 
 /* An address needs no resolver. */

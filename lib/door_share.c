@@ -131,10 +131,7 @@ static void forget(struct share *s, struct share_holder *h)
 /* What has left long enough ago starts anew. */
 static void forget_old(struct share *s, int64_t now_ms)
 {
-	while (!list_empty(&s->remembered)) {
-		struct share_holder *h =
-			container_of(s->remembered.next, struct share_holder, link);
-
+	list_each (h, &s->remembered, struct share_holder, link) {
 		if (now_ms - h->left_ms < (int64_t)door_times.penalty_ms * SHARE_PENALTY_MAX &&
 			s->n_remembered <= SHARE_REMEMBERED)
 			return;
@@ -145,8 +142,8 @@ static void forget_old(struct share *s, int64_t now_ms)
 void share_deinit(struct share *s)
 {
 	INVARIANT(list_empty(&s->groups));
-	while (!list_empty(&s->remembered))
-		forget(s, container_of(s->remembered.next, struct share_holder, link));
+	list_each (h, &s->remembered, struct share_holder, link)
+		forget(s, h);
 	map_free(s->holders);
 }
 

@@ -27,8 +27,8 @@ void loop_stop(struct loop *l);
  * open. */
 void loop_free(struct loop *l);
 
-/* For an orderly end, outside of loop_run: runs until no job is under way and nothing posted is left,
- * whatever timers and handles there are. */
+/* For an orderly end, outside of loop_run: runs until no job is under way and nothing posted is
+ * left, whatever timers and handles there are. */
 void loop_drain(struct loop *l);
 
 struct uv_loop_s *loop_uv(struct loop *l);  /* for lib/door, lib/rpc, lib/http only */

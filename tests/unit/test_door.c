@@ -88,8 +88,10 @@ static void test_socket_file(void)
 
 	umask(077);
 	/* a stale one */
-	snprintf(text, sizeof(text), "mkdir -p $(dirname %s)", path);
-	CHECK(system(text) == 0);
+	snprintf(text, sizeof(text), "%s/deep", test_dir());
+	CHECK(mkdir(text, 0700) == 0);
+	snprintf(text, sizeof(text), "%s/deep/er", test_dir());
+	CHECK(mkdir(text, 0700) == 0);
 	fd = socket(AF_UNIX, SOCK_STREAM, 0);
 	memcpy(un.sun_path, path, strlen(path));
 	CHECK(bind(fd, (struct sockaddr *)&un, sizeof(un)) == 0);
@@ -102,6 +104,22 @@ static void test_socket_file(void)
 	loop = loop_new();
 	CHECK_ERR(door_open(loop, &o, &door, &e), ERR_EXISTS);
 	loop_free(loop);
+}
+
+static void folder(void)
+{
+	char dir[128];
+	struct stat st;
+
+	snprintf(dir, sizeof(dir), "%s/deep/er", test_dir());
+	CHECK(stat(dir, &st) == 0);
+	CHECK_INT(st.st_mode & 07777, 0755);
+}
+
+static void test_folder_is_made_for_all(void)
+{
+	umask(077);
+	run(folder);
 }
 
 static void test_path_too_long(void)
@@ -373,6 +391,7 @@ static void test_close_with_grace(void)
 }
 
 TEST_MAIN(TEST(test_calls), TEST(test_identity), TEST(test_identity_on_older_kernels),
-	TEST(test_socket_file), TEST(test_path_too_long), TEST(test_guard_limits),
-	TEST(test_deadlines), TEST(test_slow_reader), TEST(test_raw_echo_with_back_pressure),
-	TEST(test_raw_echo_tcp), TEST(test_tcp), TEST(test_close_with_grace))
+	TEST(test_socket_file), TEST(test_folder_is_made_for_all), TEST(test_path_too_long),
+	TEST(test_guard_limits), TEST(test_deadlines), TEST(test_slow_reader),
+	TEST(test_raw_echo_with_back_pressure), TEST(test_raw_echo_tcp), TEST(test_tcp),
+	TEST(test_close_with_grace))
