@@ -21,6 +21,7 @@
 #include "server/ratelimit.h"
 #include "server/store.h"
 #include "server/svid.h"
+#include "server/witness.h"
 
 #include "spire/api/types/agent.pb-c.h"
 #include "spire/api/types/bundle.pb-c.h"
@@ -58,6 +59,7 @@ struct api {
 	struct server_svid *svid;
 	struct sync_hub *sync;
 	struct federation *federation;
+	struct witness *witness;
 	const char *trust_domain;
 	struct map
 		*bundles; /* trust domain name → struct bundle, one reference each; own included */
@@ -75,6 +77,8 @@ struct rpc_service api_bundle_service(struct api *a);
 struct rpc_service api_svid_service(struct api *a);
 struct rpc_service api_sync_service(struct api *a);
 struct rpc_service api_trustdomain_service(struct api *a);
+struct rpc_service api_local_authority_service(struct api *a); /* SPIRE's */
+struct rpc_service api_authority_service(struct api *a);       /* what is ours beside it */
 /* Methods of the agent service (api_attest.c). */
 void api_attest_agent(struct rpc_call *c, const ProtobufCMessage *req);
 void api_renew_agent(struct rpc_call *c, const ProtobufCMessage *req);

@@ -26,11 +26,17 @@ static void get_bundle(struct rpc_call *c, const ProtobufCMessage *req)
 	const V1(GetBundleRequest) *rq = (const void *)req;
 	const struct api *a = rpc_call_data(c);
 	const struct bundle *b = api_bundle(a, a->trust_domain);
+	struct node n;
 
-	if (!b)
+	if (!b) {
 		rpc_fail(c, ERR_NOT_FOUND, "bundle not found");
-	else
-		api_reply(c, pb_bundle(b, rq->output_mask));
+		return;
+	}
+	api_reply(c, pb_bundle(b, rq->output_mask));
+	/* An agent that polls: this is how it sees a new authority. */
+	if (api_caller(c)[0] && !entries_node_view(a->entries, api_caller(c), &n, NULL) &&
+		!node_banned(&n))
+		witness_polled(a->witness, n.spiffe_id, b->sequence, clock_mono());
 }
 
 /* ---- AppendBundle, PublishJWTAuthority ---- */

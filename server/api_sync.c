@@ -319,6 +319,8 @@ static void ended(struct rpc_call *c)
 
 	log_event(LOG_DEBUG, "sync", "agent's stream ended", "agent_id", st->agent_id, NULL);
 	stream_unlink(st);
+	if (st->watch)
+		witness_closed(st->hub->api->witness, st->agent_id, clock_mono());
 	if (st->sending)
 		set_deinit(&st->set);
 	entries_watch_free(st->watch);
@@ -386,6 +388,7 @@ static void on_ack(struct rpc_call *c, const ProtobufCMessage *m)
 	}
 	st->acked_change = rq->ack->change;
 	st->acked_bundle = rq->ack->bundle_sequence;
+	witness_acked(st->hub->api->witness, st->agent_id, st->acked_bundle, clock_mono());
 	rpc_read(c, on_ack);
 }
 
@@ -412,6 +415,7 @@ static void on_start(struct rpc_call *c, const ProtobufCMessage *m)
 	take_version(st, rq->start->agent_version);
 	log_event(LOG_DEBUG, "sync", "agent's stream started", "agent_id", st->agent_id, "address",
 		rpc_call_peer(c)->address, "agent_version", rq->start->agent_version, NULL);
+	witness_opened(a->witness, st->agent_id, st->acked_bundle, clock_mono());
 	st->watch = entries_watch_new(a->entries, st->agent_id, entries_changed, st);
 	pump(c);
 	rpc_read(c, on_ack);
@@ -503,6 +507,8 @@ void sync_hub_node_changed(struct sync_hub *h, const char *spiffe_id, const stru
 {
 	struct stream *st = map_get_str(h->by_agent, spiffe_id), *next;
 
+	if (!n || node_banned(n))
+		witness_gone(h->api->witness, spiffe_id);
 	for (; st; st = next) {
 		next = st->same_next; /* the call may end at once */
 		judge(st, n);

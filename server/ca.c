@@ -1,6 +1,6 @@
 /*
  * The state machine of the authorities. Every event (timer, end of a job, of a journal write, of a
- * bundle write, a changed bundle) ends in step(), which looks at the whole state and begins
+ * bundle write, a changed bundle) ends in ca_step(), which looks at the whole state and begins
  * whatever is due. So a clock that jumps, a start after a long pause and a failure half-way need no
  * paths of their own.
  *
@@ -22,15 +22,15 @@
 #define ACTIVATE_MAX_NS (7 * DAY_NS)
 enum { JOURNAL_MAX = 1 << 20 };
 
-static void step(struct ca *ca);
-
 /* ---- life ---- */
 
 static void destroy(struct ca *ca)
 {
-	for (int k = 0; k < CA_KINDS; k++)
+	for (int k = 0; k < CA_KINDS; k++) {
 		for (int i = 0; i < CA_SLOTS; i++)
 			ca_slot_deinit(&ca->line[k].slot[i]);
+		strings_deinit(&ca->line[k].leaving);
+	}
 	bundle_unref(ca->bundle);
 	ca_issuer_unref(ca->x509_issuer);
 	ca_jwt_issuer_unref(ca->jwt_issuer);
@@ -60,7 +60,9 @@ void ca_free(struct ca *ca)
 	ca->closed = true;
 	loop_timer_free(ca->timer);
 	loop_timer_free(ca->retry);
-	ca->timer = ca->retry = NULL;
+	loop_timer_free(ca->look);
+	ca->timer = ca->retry = ca->look = NULL;
+	ca_ops_cancel(ca);
 	if (ca->pending == 0)
 		destroy(ca);
 }
@@ -70,17 +72,12 @@ static char *dup_text(const char *s)
 	return s && *s ? xstrdup(s) : NULL;
 }
 
-static void on_timer(void *arg)
-{
-	step(arg);
-}
-
 static void on_retry(void *arg)
 {
 	struct ca *ca = arg;
 
 	ca->holding = false;
-	step(ca);
+	ca_step(ca);
 }
 
 static void on_begin(void *arg)
@@ -88,13 +85,14 @@ static void on_begin(void *arg)
 	struct ca *ca = arg;
 
 	if (arrived(ca))
-		step(ca);
+		ca_step(ca);
 }
 
 static struct ca *ca_alloc(const struct ca_options *o)
 {
 	struct ca *ca = xcalloc(1, sizeof(*ca));
 
+	list_init(&ca->ops);
 	ca->loop = o->loop;
 	ca->store = o->store;
 	ca->keymgr = o->keymgr;
@@ -139,8 +137,9 @@ int ca_new(const struct ca_options *o, void (*ready)(void *arg, const struct err
 	}
 	ca->ready_fn = ready;
 	ca->ready_arg = arg;
-	ca->timer = loop_timer_new(ca->loop, on_timer, ca);
+	ca->timer = loop_timer_new(ca->loop, ca_step, ca);
 	ca->retry = loop_timer_new(ca->loop, on_retry, ca);
+	ca->look = loop_timer_new(ca->loop, ca_step, ca);
 	ca->pending++;
 	loop_post(ca->loop, on_begin, ca);
 	*ret = ca;
@@ -177,7 +176,7 @@ struct ca_jwt_issuer *ca_jwt_issuer(struct ca *ca)
 
 /* Before the first authorities stand, a failure is the caller's to judge; later it is tried again.
  */
-static void failed(struct ca *ca, const char *what, int code, const char *msg)
+static void failed(struct ca *ca, enum ca_kind kind, const char *what, int code, const char *msg)
 {
 	struct err e = ERR_INIT;
 
@@ -192,11 +191,12 @@ static void failed(struct ca *ca, const char *what, int code, const char *msg)
 	log_event(LOG_ERROR, SUBSYSTEM, what, "error", msg, NULL);
 	ca->holding = true;
 	loop_timer_set(ca->retry, backoff_next(&ca->backoff));
+	ca_ops_failed(ca, kind, msg);
 }
 
 /* ---- one line of authorities ---- */
 
-static struct ca_slot *slot_of(struct ca_line *l, enum ca_status status)
+struct ca_slot *ca_slot_of(struct ca_line *l, enum ca_status status)
 {
 	for (int i = 0; i < CA_SLOTS; i++)
 		if (l->slot[i].status == status)
@@ -278,20 +278,23 @@ static void prepared(struct ca *ca, struct job *j)
 {
 	struct ca_slot *s = &ca->line[j->kind].slot[j->slot];
 
-	ca->line[j->kind].busy = false;
+	ca->line[j->kind].busy = ca->line[j->kind].preparing = false;
 	if (j->r) {
-		failed(ca,
+		failed(ca, j->kind,
 			j->kind == CA_X509 ? "Unable to prepare X509 CA"
 					   : "Unable to prepare JWT key",
 			j->r, j->e.msg);
 		return;
 	}
+	if (s->status == CA_PREPARED)
+		strings_add(&ca->line[j->kind].leaving, s->id);
 	ca_slot_deinit(s);
 	*s = j->made;
+	ca_ops_prepared(ca, j->kind, s);
 	j->made = (struct ca_slot){ .status = CA_UNUSED };
 	ca->journal_dirty = true;
 	log_slot(j->kind == CA_X509 ? "X509 CA prepared" : "JWT key prepared", j->kind, j->slot, s);
-	step(ca);
+	ca_step(ca);
 }
 
 static void prepare_done(void *arg)
@@ -323,7 +326,7 @@ static void drop_done(void *arg)
 				"Unable to delete the key of an old authority", "error", j->e.msg,
 				NULL);
 		j->ca->line[j->kind].busy = false;
-		step(j->ca);
+		ca_step(j->ca);
 	}
 	free(j);
 }
@@ -339,11 +342,11 @@ static void journal_done(void *arg, int code, const char *msg)
 	ca->journal_busy = false;
 	if (code) {
 		ca->journal_dirty = true;
-		failed(ca, "Unable to write the CA journal", code, msg);
+		failed(ca, CA_KINDS, "Unable to write the CA journal", code, msg);
 		return;
 	}
 	backoff_reset(&ca->backoff);
-	step(ca);
+	ca_step(ca);
 }
 
 static void write_journal(struct ca *ca)
@@ -368,10 +371,10 @@ static void bundle_done(void *arg, int code, const char *msg)
 	if (code == ERR_ABORTED && ca->bundle && ca->bundle->sequence != ca->expected_sequence)
 		code = 0;
 	if (code) {
-		failed(ca, "Unable to write the bundle", code, msg);
+		failed(ca, CA_KINDS, "Unable to write the bundle", code, msg);
 		return;
 	}
-	step(ca);
+	ca_step(ca);
 }
 
 static void write_bundle(struct ca *ca, struct bundle *b)
@@ -386,6 +389,7 @@ void ca_bundle_changed(struct ca *ca, struct bundle *b)
 {
 	bundle_unref(ca->bundle);
 	ca->bundle = b ? bundle_ref(b) : NULL;
+	ca_note_sequence(ca);
 	/* Deferred: an observer must not find the store written to from inside. */
 	ca->pending++;
 	loop_post(ca->loop, on_begin, ca);
@@ -407,20 +411,21 @@ static void forget_expired(struct ca *ca, struct ca_line *l, int64_t now)
 
 static bool prepare_is_due(struct ca_line *l, struct wall now)
 {
-	const struct ca_slot *active = slot_of(l, CA_ACTIVE);
+	const struct ca_slot *active = ca_slot_of(l, CA_ACTIVE);
 
-	if (l->busy || slot_of(l, CA_PREPARED))
+	if (l->busy || ca_slot_of(l, CA_PREPARED))
 		return false;
 	return !active || reached(prepare_at(active), now);
 }
 
-static void prepare(struct ca *ca, enum ca_kind k)
+void ca_prepare(struct ca *ca, enum ca_kind k)
 {
 	struct ca_line *l = &ca->line[k];
 	int slot = l->slot[0].status == CA_ACTIVE ||
 		   (l->slot[0].status == CA_OLD && l->slot[1].status == CA_UNUSED);
 	struct job *j = job_new(ca, k, slot);
 
+	l->preparing = true;
 	loop_job(ca->loop, prepare_work, prepare_done, j);
 }
 
@@ -439,19 +444,21 @@ static void drop_keys(struct ca *ca, enum ca_kind k)
 static bool activation_is_due(struct ca *ca, enum ca_kind k, struct wall now)
 {
 	struct ca_line *l = &ca->line[k];
-	const struct ca_slot *next = slot_of(l, CA_PREPARED);
-	const struct ca_slot *active = slot_of(l, CA_ACTIVE);
+	struct ca_slot *next = ca_slot_of(l, CA_PREPARED);
+	const struct ca_slot *active = ca_slot_of(l, CA_ACTIVE);
 
-	if (!next || !ca_in_bundle(ca, k, next))
+	if (!next || l->preparing || !ca_in_bundle(ca, k, next))
 		return false;
-	return !active || reached(activate_at(active), now);
+	if (!active)
+		return true;
+	return reached(activate_at(active), now) && ca_may_activate(ca, k, next, active);
 }
 
-static void activate(struct ca *ca, enum ca_kind k)
+void ca_activate(struct ca *ca, enum ca_kind k)
 {
 	struct ca_line *l = &ca->line[k];
-	struct ca_slot *old = slot_of(l, CA_ACTIVE);
-	struct ca_slot *next = slot_of(l, CA_PREPARED);
+	struct ca_slot *old = ca_slot_of(l, CA_ACTIVE);
+	struct ca_slot *next = ca_slot_of(l, CA_PREPARED);
 
 	if (old) {
 		old->status = CA_OLD;
@@ -469,8 +476,8 @@ static void activate(struct ca *ca, enum ca_kind k)
  * changed. */
 static bool renew_issuers(struct ca *ca)
 {
-	const struct ca_slot *x = slot_of(&ca->line[CA_X509], CA_ACTIVE);
-	const struct ca_slot *j = slot_of(&ca->line[CA_JWT], CA_ACTIVE);
+	const struct ca_slot *x = ca_slot_of(&ca->line[CA_X509], CA_ACTIVE);
+	const struct ca_slot *j = ca_slot_of(&ca->line[CA_JWT], CA_ACTIVE);
 	bool changed = false;
 
 	if (x && !ca_issuer_is_of(ca->x509_issuer, x) && ca_in_bundle(ca, CA_X509, x)) {
@@ -513,7 +520,7 @@ static void set_timer(struct ca *ca, struct wall now)
 	if (prune != INT64_MAX)
 		next = earlier(next, wall_of_sec(prune), now);
 	for (int k = 0; k < CA_KINDS; k++) {
-		const struct ca_slot *active = slot_of(&ca->line[k], CA_ACTIVE);
+		const struct ca_slot *active = ca_slot_of(&ca->line[k], CA_ACTIVE);
 
 		if (!active)
 			continue;
@@ -529,11 +536,11 @@ static void step_line(struct ca *ca, enum ca_kind k, struct wall now)
 
 	forget_expired(ca, l, now.sec);
 	if (activation_is_due(ca, k, now))
-		activate(ca, k);
+		ca_activate(ca, k);
 	if (!ca->journal_dirty && !ca->journal_busy)
 		drop_keys(ca, k);
 	if (prepare_is_due(l, now))
-		prepare(ca, k);
+		ca_prepare(ca, k);
 }
 
 static void step_bundle(struct ca *ca, int64_t now)
@@ -549,21 +556,28 @@ static void step_bundle(struct ca *ca, int64_t now)
 	bundle_unref(b);
 }
 
-static void step(struct ca *ca)
+void ca_step(void *arg)
 {
+	struct ca *ca = arg;
 	struct wall now = clock_wall();
+	bool changed;
 
 	if (ca->failed || ca->holding)
 		return;
+	ca->waiting = false;
 	step_line(ca, CA_X509, now);
 	if (!ca->disable_jwt)
 		step_line(ca, CA_JWT, now);
+	ca_ops_begin(ca);
+	ca_forget_left(ca);
 	if (ca->journal_dirty && !ca->journal_busy)
 		write_journal(ca);
 	step_bundle(ca, now.sec);
 	set_timer(ca, now);
+	changed = renew_issuers(ca);
+	ca_ops_finish(ca);
 	/* Each of these calls may free ca. */
-	if (!renew_issuers(ca) || !ca->ready)
+	if (!changed || !ca->ready)
 		check_ready(ca);
 	else if (ca->activate_fn)
 		ca->activate_fn(ca->activate_arg);

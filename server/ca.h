@@ -18,6 +18,8 @@
 
 struct ca;
 
+enum ca_kind { CA_X509, CA_JWT, CA_KINDS };
+
 struct ca_options {
 	struct loop *loop;
 	struct store *store;
@@ -90,6 +92,44 @@ struct ca_jwt_params {
 /* Any thread. Empty audiences are dropped; none left: ERR_INVALID. */
 int ca_sign_jwt_svid(struct ca_jwt_issuer *i, const struct ca_jwt_params *p, struct buf *ret,
 	int64_t *ret_iat, int64_t *ret_exp, struct err *e) MUST_USE;
+
+/* ---- by force ---- */
+
+/* An authority as operators see it; borrowed. id NULL: there is none. */
+struct ca_authority {
+	const char *id; /* X.509: subject key id in hex; JWT: key id */
+	int64_t expires_at;
+};
+struct ca_state {
+	struct ca_authority active, prepared, old;
+};
+/* ERR_UNAVAILABLE "server is initializing". */
+int ca_state(const struct ca *ca, enum ca_kind k, struct ca_state *ret, struct err *e) MUST_USE;
+
+/*
+ * Beside the schedule: prepare (in place of a prepared one, which leaves the bundle), activate the
+ * prepared one, taint or revoke the old one. Codes and texts are SPIRE's.
+ *
+ * An activation waits until all have seen the authority in the bundle, for CA_SEEN_WAIT_NS at most
+ * (then ERR_PRECONDITION that names who has not), unless it is to be at once. done(arg, a, e) is
+ * called exactly once, when the outcome is durable and in the stored bundle; perhaps before this
+ * returns; it must not free the CA. a is NULL on failure. What failed for want of a disk is still
+ * tried again.
+ */
+enum ca_force { CA_PREPARE, CA_ACTIVATE, CA_TAINT, CA_REVOKE };
+typedef void ca_force_done(void *arg, const struct ca_authority *a, const struct err *e);
+void ca_force(struct ca *ca, enum ca_force what, enum ca_kind k, const char *id, bool at_once,
+	ca_force_done *done, void *arg);
+#define CA_SEEN_WAIT_NS (10 * NS_PER_SEC)
+
+/* No authority signs before its public half was seen by those who must verify it. missing: how many
+ * have not seen the own bundle of that sequence; their names are added to ret, a handful at most.
+ * Without one, or with no active authority, nobody is waited for. */
+typedef size_t ca_missing_fn(void *arg, uint64_t sequence, struct strings *ret);
+void ca_on_missing(struct ca *ca, ca_missing_fn *missing, void *arg);
+void ca_seen(struct ca *ca); /* somebody has seen more */
+/* The sequence of the first bundle that was known to hold that authority; 0: none. */
+uint64_t ca_sequence_of(const struct ca *ca, const char *id);
 
 /* For health: signs a throw-away SVID spiffe://td/for/health/check/only. */
 int ca_self_test(struct ca *ca, struct err *e) MUST_USE;

@@ -1,5 +1,6 @@
 #include "server/ca_internal.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "lib/mem.h"
@@ -44,51 +45,143 @@ static bool gone_by(int64_t end, int64_t keep_s, int64_t now)
 	return end + keep_s <= now;
 }
 
-/* The stored bundle without what has expired long ago. */
-static struct bundle *pruned(const struct ca *ca, int64_t now, bool *ret_changed)
+/* As SPIRE names X.509 authorities. "" when the certificate has no subject key id. */
+static char *root_id(const struct x509_cert *c)
 {
-	const struct bundle *old = ca->bundle;
-	struct bundle *b = bundle_new(ca->trust_domain);
-	int64_t keep_s = retention_s(ca);
+	struct buf b = BUF_INIT;
 
-	if (!old)
-		return b;
-	b->refresh_hint = old->refresh_hint;
-	b->sequence = old->sequence;
-	for (size_t i = 0; i < old->n_roots; i++)
-		if (!gone_by(x509_not_after(old->roots[i].cert).sec, keep_s, now))
-			(void)bundle_add_root(b, old->roots[i].cert, old->roots[i].tainted);
-	for (size_t i = 0; i < old->n_jwt_keys; i++) {
-		const struct bundle_jwt_key *k = &old->jwt_keys[i];
-
-		if (k->expires_at == 0 || !gone_by(k->expires_at, keep_s, now))
-			(void)bundle_add_jwt_key(b, k->key_id, k->key, k->expires_at, k->tainted);
-	}
-	*ret_changed = b->n_roots != old->n_roots || b->n_jwt_keys != old->n_jwt_keys;
-	return b;
+	hex_encode(&b, x509_ski(c));
+	return buf_take_str(&b);
 }
 
-struct bundle *ca_wanted_bundle(const struct ca *ca, int64_t now)
+bool ca_bundle_has(const struct ca *ca, enum ca_kind k, const char *id, bool *ret_tainted)
 {
-	bool changed = false;
-	struct bundle *b = pruned(ca, now, &changed);
+	const struct bundle_jwt_key *key;
 
+	if (!ca->bundle)
+		return false;
+	if (k == CA_JWT) {
+		key = bundle_find_jwt_key(ca->bundle, id);
+		if (key)
+			*ret_tainted = key->tainted;
+		return key != NULL;
+	}
+	for (size_t i = 0; i < ca->bundle->n_roots; i++) {
+		AUTO(free) char *root = root_id(ca->bundle->roots[i].cert);
+
+		if (strcmp(root, id) == 0) {
+			*ret_tainted = ca->bundle->roots[i].tainted;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* What operators have said of an authority in the bundle. */
+static bool leaves(const struct ca_line *l, const char *id, bool *tainted)
+{
+	for (int i = 0; i < CA_SLOTS; i++) {
+		const struct ca_slot *s = &l->slot[i];
+
+		if (s->status == CA_UNUSED || strcmp(s->id, id) != 0)
+			continue;
+		*tainted |= s->tainted;
+		return s->revoked;
+	}
+	return strings_has(&l->leaving, id);
+}
+
+static void keep_roots(const struct ca *ca, int64_t now, struct bundle *b)
+{
+	for (size_t i = 0; i < ca->bundle->n_roots; i++) {
+		struct x509_cert *c = ca->bundle->roots[i].cert;
+		AUTO(free) char *id = root_id(c);
+		bool tainted = ca->bundle->roots[i].tainted;
+
+		if (!gone_by(x509_not_after(c).sec, retention_s(ca), now) &&
+			!leaves(&ca->line[CA_X509], id, &tainted))
+			(void)bundle_add_root(b, c, tainted);
+	}
+}
+
+static void keep_jwt_keys(const struct ca *ca, int64_t now, struct bundle *b)
+{
+	for (size_t i = 0; i < ca->bundle->n_jwt_keys; i++) {
+		const struct bundle_jwt_key *k = &ca->bundle->jwt_keys[i];
+		bool tainted = k->tainted;
+
+		if (k->expires_at && gone_by(k->expires_at, retention_s(ca), now))
+			continue;
+		if (!leaves(&ca->line[CA_JWT], k->key_id, &tainted))
+			(void)bundle_add_jwt_key(b, k->key_id, k->key, k->expires_at, tainted);
+	}
+}
+
+static void add_ours(const struct ca *ca, int64_t now, struct bundle *b)
+{
 	for (int k = 0; k < CA_KINDS; k++)
 		for (int i = 0; i < CA_SLOTS; i++) {
 			const struct ca_slot *s = &ca->line[k].slot[i];
 
-			if (s->status == CA_UNUSED || s->not_after <= now)
+			if (s->status == CA_UNUSED || s->revoked || s->not_after <= now)
 				continue;
 			if (k == CA_X509)
-				changed |= bundle_add_root(b, s->cert, false);
+				(void)bundle_add_root(b, s->cert, s->tainted);
 			else
-				changed |=
-					bundle_add_jwt_key(b, s->id, s->pub, s->not_after, false);
+				(void)bundle_add_jwt_key(
+					b, s->id, s->pub, s->not_after, s->tainted);
 		}
+}
+
+struct bundle *ca_wanted_bundle(const struct ca *ca, int64_t now)
+{
+	const struct bundle *old = ca->bundle;
+	struct bundle *b = bundle_new(ca->trust_domain);
+	bool changed;
+
+	if (old) {
+		b->refresh_hint = old->refresh_hint;
+		b->sequence = old->sequence;
+		keep_roots(ca, now, b);
+		keep_jwt_keys(ca, now, b);
+	}
+	add_ours(ca, now, b);
+	changed = old ? !bundle_equal_content(old, b) : b->n_roots || b->n_jwt_keys;
 	if (changed)
 		return b;
 	bundle_unref(b);
 	return NULL;
+}
+
+void ca_forget_left(struct ca *ca)
+{
+	if (ca->bundle_busy || !ca->bundle)
+		return;
+	for (int k = 0; k < CA_KINDS; k++) {
+		struct strings *l = &ca->line[k].leaving, left = { .n = 0 };
+		bool tainted;
+
+		for (size_t i = 0; i < l->n; i++)
+			if (ca_bundle_has(ca, (enum ca_kind)k, l->v[i], &tainted))
+				strings_add(&left, l->v[i]);
+		if (left.n != l->n)
+			ca->journal_dirty = true;
+		strings_deinit(l);
+		*l = left;
+	}
+}
+
+void ca_note_sequence(struct ca *ca)
+{
+	for (int k = 0; k < CA_KINDS; k++)
+		for (int i = 0; i < CA_SLOTS; i++) {
+			struct ca_slot *s = &ca->line[k].slot[i];
+
+			if (s->status == CA_UNUSED || !ca_in_bundle(ca, (enum ca_kind)k, s))
+				s->sequence = 0;
+			else if (!s->sequence)
+				s->sequence = ca->bundle->sequence;
+		}
 }
 
 int64_t ca_next_prune(const struct ca *ca, int64_t now)

@@ -2,12 +2,12 @@
 #ifndef ASSAY_SERVER_CA_INTERNAL_H
 #define ASSAY_SERVER_CA_INTERNAL_H
 
+#include "lib/list.h"
 #include "server/ca.h"
 
 /* SPIRE's cushion for clocks that are behind ours. */
 enum { CA_BACKDATE_S = 10 };
 
-enum ca_kind { CA_X509, CA_JWT, CA_KINDS };
 enum ca_status { CA_UNUSED, CA_PREPARED, CA_ACTIVE, CA_OLD };
 enum { CA_SLOTS = 2 };
 
@@ -20,11 +20,28 @@ struct ca_slot {
 	struct pubkey *pub;
 	struct keymgr_signer *signer; /* prepared and active only */
 	bool drop_key;                /* the key is to leave the key manager */
+	bool tainted, revoked;        /* old ones: what the bundle is to say of it */
+	uint64_t sequence;            /* of the first bundle seen with it; 0: none */
+	struct mono hold_until; /* its activation is due, and waits to be seen; 0: it is not */
 };
 
 struct ca_line {
 	struct ca_slot slot[CA_SLOTS];
-	bool busy; /* a job works on one of the slots */
+	bool busy;              /* a job works on one of the slots */
+	bool preparing;         /* … and makes a new authority: nothing is activated meanwhile */
+	struct strings leaving; /* ids that are to leave the bundle */
+};
+
+/* Something asked for by ca_force(). */
+struct ca_op {
+	struct list link;
+	enum ca_force what;
+	enum ca_kind kind;
+	char *id; /* a preparation's: NULL until it is made */
+	bool at_once, begun;
+	struct mono until;
+	ca_force_done *done;
+	void *arg;
 };
 
 struct ca {
@@ -39,6 +56,8 @@ struct ca {
 	void *ready_arg;
 	void (*activate_fn)(void *arg);
 	void *activate_arg;
+	ca_missing_fn *missing_fn;
+	void *missing_arg;
 
 	struct ca_line line[CA_KINDS];
 	struct bundle *bundle; /* as stored; NULL: none yet */
@@ -50,11 +69,31 @@ struct ca {
 	uint64_t expected_sequence; /* of the bundle write under way */
 	struct loop_timer *timer;   /* the next thing to do */
 	struct loop_timer *retry;   /* after a failure */
+	struct loop_timer *look;    /* while somebody waits */
+	struct list ops;
+	size_t n_ops;
+	bool waiting, looking; /* an activation waits to be seen; a step for it is posted */
 	struct backoff backoff;
 	bool holding; /* retry is set: nothing is begun before it fires */
 	int pending;  /* callbacks to come; the memory goes with the last of them */
 	bool closed;
 };
+
+/* ca.c, for ca_force.c */
+struct ca_slot *ca_slot_of(struct ca_line *l, enum ca_status status);
+void ca_step(void *ca);
+void ca_prepare(struct ca *ca, enum ca_kind k);
+void ca_activate(struct ca *ca, enum ca_kind k);
+/* ca_force.c, for ca.c: the operations' part of a step, and the end of those that are done. */
+void ca_ops_begin(struct ca *ca);
+void ca_ops_finish(struct ca *ca);
+void ca_ops_prepared(struct ca *ca, enum ca_kind k, const struct ca_slot *s);
+/* Ends those begun, of that kind (CA_KINDS: any), with ERR_INTERNAL. */
+void ca_ops_failed(struct ca *ca, enum ca_kind k, const char *why);
+void ca_ops_cancel(struct ca *ca);
+/* The activation of next, due by schedule, need not wait any longer. */
+bool ca_may_activate(
+	struct ca *ca, enum ca_kind k, struct ca_slot *next, const struct ca_slot *active);
 
 const char *ca_key_name(enum ca_kind k, int slot);
 const char *ca_kind_name(enum ca_kind k);
@@ -88,6 +127,12 @@ int ca_check_svid(struct bytes der, const struct ca_expect *x, struct err *e) MU
 /* The bundle as it ought to be: authorities long expired left out, ours that are missing put in.
  * NULL when the stored one is as it ought to be. */
 struct bundle *ca_wanted_bundle(const struct ca *ca, int64_t now);
+/* What the bundle says of the authority of that id. */
+bool ca_bundle_has(const struct ca *ca, enum ca_kind k, const char *id, bool *ret_tainted);
+/* Forgets the ids that have left the bundle. */
+void ca_forget_left(struct ca *ca);
+/* Notes since when each authority is in the bundle. */
+void ca_note_sequence(struct ca *ca);
 bool ca_in_bundle(const struct ca *ca, enum ca_kind k, const struct ca_slot *s);
 /* When the bundle next has something to lose; INT64_MAX: never. */
 int64_t ca_next_prune(const struct ca *ca, int64_t now);

@@ -49,6 +49,10 @@ static json_t *slot_json(enum ca_kind k, int i, const struct ca_slot *s)
 		json_object_set_new(o, "certificate", base64_string(x509_der(s->cert)));
 	else
 		json_object_set_new(o, "public_key", base64_string(pubkey_spki(s->pub)));
+	if (s->tainted)
+		json_object_set_new(o, "tainted", json_true());
+	if (s->revoked)
+		json_object_set_new(o, "revoked", json_true());
 	return o;
 }
 
@@ -60,13 +64,21 @@ static int append_text(const char *text, size_t n, void *arg)
 void ca_journal_encode(const struct ca *ca, struct buf *ret)
 {
 	json_t *list = json_array();
-	json_t *doc = json_pack("{s:i, s:o}", "version", JOURNAL_VERSION, "authorities", list);
+	json_t *leaving = json_object();
+	json_t *doc = json_pack("{s:i, s:o, s:o}", "version", JOURNAL_VERSION, "authorities", list,
+		"leaving", leaving);
 
-	for (int k = 0; k < CA_KINDS; k++)
+	for (int k = 0; k < CA_KINDS; k++) {
+		json_t *ids = json_array();
+
+		for (size_t i = 0; i < ca->line[k].leaving.n; i++)
+			json_array_append_new(ids, json_string(ca->line[k].leaving.v[i]));
+		json_object_set_new(leaving, ca_kind_name((enum ca_kind)k), ids);
 		for (int i = 0; i < CA_SLOTS; i++)
 			if (ca->line[k].slot[i].status != CA_UNUSED)
 				json_array_append_new(
 					list, slot_json((enum ca_kind)k, i, &ca->line[k].slot[i]));
+	}
 	json_dump_callback(doc, append_text, ret, JSON_COMPACT);
 	json_decref(doc);
 }
@@ -120,6 +132,8 @@ static int read_slot(struct ca *ca, const json_t *o, struct err *e)
 	s->id = xstrdup(member(o, "id"));
 	s->issued_at = json_integer_value(json_object_get(o, "issued_at"));
 	s->not_after = json_integer_value(json_object_get(o, "not_after"));
+	s->tainted = json_is_true(json_object_get(o, "tainted"));
+	s->revoked = json_is_true(json_object_get(o, "revoked"));
 	return read_public(o, k, s, e);
 }
 
@@ -129,6 +143,20 @@ static int damaged(struct err *e, const char *what)
 		"the CA journal in the data store is damaged (%s); restore the data store from a "
 		"backup",
 		what);
+}
+
+static void read_leaving(struct ca *ca, const json_t *o)
+{
+	for (int k = 0; k < CA_KINDS; k++) {
+		const json_t *ids = json_object_get(o, ca_kind_name((enum ca_kind)k));
+
+		for (size_t i = 0; i < json_array_size(ids); i++) {
+			const char *id = json_string_value(json_array_get(ids, i));
+
+			if (id)
+				strings_add(&ca->line[k].leaving, id);
+		}
+	}
 }
 
 static int read_doc(struct ca *ca, const json_t *doc, struct err *e)
@@ -148,6 +176,7 @@ static int read_doc(struct ca *ca, const json_t *doc, struct err *e)
 		if (read_slot(ca, json_array_get(list, i), &why))
 			return damaged(e, why.msg);
 	}
+	read_leaving(ca, json_object_get(doc, "leaving"));
 	return 0;
 }
 

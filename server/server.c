@@ -28,7 +28,7 @@ struct face {
 	struct server *server;
 	struct door *door;
 	struct rpc_server *rpc;
-	struct rpc_service services[12];
+	struct rpc_service services[16];
 	size_t n_services;
 };
 
@@ -147,6 +147,8 @@ static void on_bundle(void *arg, uint64_t change, const char *trust_domain, stru
 		s->roots = bundle_roots(b);
 		if (s->api.ca)
 			ca_bundle_changed(s->api.ca, b);
+		if (s->api.svid)
+			server_svid_bundle_changed(s->api.svid, b);
 	}
 	if (s->api.sync)
 		sync_hub_bundle_changed(s->api.sync, trust_domain);
@@ -273,6 +275,8 @@ static int face_serve(struct server *s, struct face *f, struct err *e)
 	f->services[f->n_services++] = api_bundle_service(&s->api);
 	f->services[f->n_services++] = api_svid_service(&s->api);
 	f->services[f->n_services++] = api_trustdomain_service(&s->api);
+	f->services[f->n_services++] = api_local_authority_service(&s->api);
+	f->services[f->n_services++] = api_authority_service(&s->api);
 	if (f == &s->faces[FACE_TCP]) {
 		f->services[f->n_services++] = api_sync_service(&s->api);
 	} else {
@@ -470,6 +474,22 @@ static int start_store(struct server *s, struct err *e)
 	return 0;
 }
 
+enum { MISSING_NAMED = 5 };
+
+static size_t missing(void *arg, uint64_t sequence, struct strings *ret)
+{
+	const struct server *s = arg;
+
+	return witness_missing(s->api.witness, sequence, clock_mono(), ret, MISSING_NAMED);
+}
+
+static void seen(void *arg)
+{
+	const struct server *s = arg;
+
+	ca_seen(s->api.ca);
+}
+
 static int start_ca(struct server *s, struct err *e)
 {
 	const struct server_options *o = s->o;
@@ -491,9 +511,14 @@ static int start_ca(struct server *s, struct err *e)
 	struct bundle *own = api_bundle(&s->api, o->trust_domain);
 	int r = ca_new(&co, on_ca, s, &s->api.ca, e);
 
-	if (r == 0 && own)
+	if (r)
+		return r;
+	s->api.witness = witness_new();
+	ca_on_missing(s->api.ca, missing, s);
+	witness_on_change(s->api.witness, seen, s);
+	if (own)
 		ca_bundle_changed(s->api.ca, own);
-	return r;
+	return 0;
 }
 
 static int start_api(struct server *s, struct err *e)
@@ -563,6 +588,7 @@ static void teardown(struct server *s)
 	s->api.ca = NULL;
 	federation_free(s->api.federation);
 	s->api.federation = NULL;
+	witness_free(s->api.witness);
 	if (s->api.authz)
 		authz_free(s->api.authz);
 	if (s->api.store)

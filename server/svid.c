@@ -151,6 +151,24 @@ void server_svid_renew(struct server_svid *s)
 	loop_job(s->o.loop, work, done, n);
 }
 
+void server_svid_bundle_changed(struct server_svid *s, const struct bundle *b)
+{
+	struct x509_chain good = { .n = 0 };
+	bool tainted = false;
+	struct err e;
+
+	for (size_t i = 0; i < b->n_roots; i++) {
+		tainted |= b->roots[i].tainted;
+		if (!b->roots[i].tainted)
+			x509_chain_add(&good, b->roots[i].cert);
+	}
+	if (tainted && s->chain.n && x509_verify(&s->chain, &good, clock_wall(), &e)) {
+		log_event(LOG_INFO, "svid", "server SVID is tainted: renewing it", NULL);
+		server_svid_renew(s);
+	}
+	x509_chain_deinit(&good);
+}
+
 static void due(void *arg)
 {
 	server_svid_renew(arg);

@@ -6,6 +6,7 @@
 #ifndef ASSAY_SERVER_SVID_H
 #define ASSAY_SERVER_SVID_H
 
+#include "lib/bundle.h"
 #include "lib/loop.h"
 #include "lib/tls.h"
 #include "server/ca.h"
@@ -25,6 +26,8 @@ struct server_svid *server_svid_new(
 	const struct server_svid_options *o, void (*ready)(void *arg), void *arg);
 void server_svid_free(struct server_svid *s);
 void server_svid_renew(struct server_svid *s); /* now */
+/* Renews it when only tainted roots vouch for it any more. */
+void server_svid_bundle_changed(struct server_svid *s, const struct bundle *b);
 
 /* A new reference; NULL before ready. For door_options.tls (arg: struct server_svid). */
 struct tls_ctx *server_svid_tls(void *svid);
