@@ -71,8 +71,17 @@ static void dial_unref(void *arg)
 	free(d->unix_path);
 	free(d->sni);
 	tls_ctx_unref(d->tls);
-	hub_unref(d->hub);
 	free(d);
+}
+
+/* A resolver that cannot be stopped keeps the memory, but not the hub. */
+static void dial_settled(void *arg)
+{
+	struct dial *d = arg;
+
+	hub_unref(d->hub);
+	d->hub = NULL;
+	dial_unref(d);
 }
 
 static void attempts_end(struct dial *d)
@@ -96,7 +105,7 @@ static void dial_over(struct dial *d)
 		c->dial = NULL;
 		conn_end(c);
 	}
-	loop_post(d->loop, dial_unref, d);
+	loop_post(d->loop, dial_settled, d);
 }
 
 static void tell(struct dial *d, int fd, const struct err *e)

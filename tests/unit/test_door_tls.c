@@ -85,6 +85,19 @@ static void test_dial(void)
 	CHECK_INT(open_fds(), before);
 }
 
+/* The loop may be freed while a name is still looked up for nobody. */
+static void test_dial_left_behind(void)
+{
+	struct dial_options o = { .tcp_host = "no-such-host.invalid", .tcp_port = 1 };
+	struct dial *d;
+
+	loop = loop_new();
+	d = door_dial(loop, &o, on_dialled, &dialled);
+	uv_run(loop_uv(loop), UV_RUN_NOWAIT);
+	dial_cancel(d);
+	loop_free(loop);
+}
+
 static void test_dial_timeout(void)
 {
 	struct dial_options o = { .unix_path = NULL, .timeout_ms = 200 };
@@ -442,6 +455,6 @@ static void test_loop_free_ends_pumps(void)
 	tls_world_end();
 }
 
-TEST_MAIN(TEST(test_dial), TEST(test_dial_timeout), TEST(test_tls_calls), TEST(test_tls_strangers),
-	TEST(test_tls_slow_handshake), TEST(test_tls_pending_handshakes),
-	TEST(test_loop_free_ends_pumps))
+TEST_MAIN(TEST(test_dial), TEST(test_dial_timeout), TEST(test_dial_left_behind),
+	TEST(test_tls_calls), TEST(test_tls_strangers), TEST(test_tls_slow_handshake),
+	TEST(test_tls_pending_handshakes), TEST(test_loop_free_ends_pumps))
