@@ -121,6 +121,12 @@ static struct filter filter_none(void)
 	return (struct filter){ .f = { .downstream = -1 } };
 }
 
+static bool filter_is_empty(const struct entries_filter *f)
+{
+	return !f->spiffe_id && !f->parent_id && !f->hint && !f->selectors && !f->federates_with &&
+	       f->downstream < 0;
+}
+
 /* ---- CountEntries, ListEntries, GetEntry ---- */
 
 static bool count_one(void *arg, const struct entry *en)
@@ -140,13 +146,11 @@ static void count_entries(struct rpc_call *c, const ProtobufCMessage *req)
 	struct err e;
 	int r = 0;
 
-	if (!rq->filter) {
+	if (rq->filter)
+		r = filter_parse(&f, &FILTER_PARTS(rq->filter), a->trust_domain, &e);
+	if (r == 0 && filter_is_empty(&f.f))
 		rs.count = (int32_t)entries_count(a->entries);
-		rpc_reply(c, &rs.base);
-		return;
-	}
-	r = filter_parse(&f, &FILTER_PARTS(rq->filter), a->trust_domain, &e);
-	if (r == 0)
+	else if (r == 0)
 		r = entries_list(a->entries, &f.f, "", count_one, &rs.count, &token, &e);
 	if (r)
 		rpc_fail_err(c, &e);

@@ -7,7 +7,13 @@
 #include "lib/log.h"
 #include "server/server.h"
 
-enum { NODES_EVERY_S = 3600, TOKENS_EVERY_S = 3600, RETRY_S = 60, JITTER_PERCENT = 25 };
+enum {
+	NODES_EVERY_S = 3600,
+	TOKENS_EVERY_S = 3600,
+	RETRY_S = 60,
+	JITTER_PERCENT = 25,
+	LEFTOVERS_MAX = 10000,
+};
 
 struct prune {
 	struct loop *loop;
@@ -15,45 +21,80 @@ struct prune {
 	const struct entries *entries;
 	const struct server_options *o;
 	struct loop_timer *entry_timer, *node_timer, *token_timer;
-	int64_t next; /* earliest expires_at known; 0: none */
+	/* Binary heap of every expires_at told, the earliest first. Those of entries that are gone
+	 * or changed stay until their time: then a prune finds nothing, which is harmless. */
+	int64_t *heap;
+	size_t n, cap;
 	bool running;
+	int64_t pruned_until;
 };
+
+static void heap_push(struct prune *p, int64_t v)
+{
+	size_t i = p->n++;
+
+	if (p->n > p->cap) {
+		p->cap = p->cap ? 2 * p->cap : 64;
+		p->heap = xreallocarray(p->heap, p->cap, sizeof(*p->heap));
+	}
+	for (; i > 0 && p->heap[(i - 1) / 2] > v; i = (i - 1) / 2)
+		p->heap[i] = p->heap[(i - 1) / 2];
+	p->heap[i] = v;
+}
+
+static void heap_pop(struct prune *p)
+{
+	int64_t v = p->heap[--p->n];
+	size_t i = 0, child;
+
+	for (; (child = 2 * i + 1) < p->n; i = child) {
+		if (child + 1 < p->n && p->heap[child + 1] < p->heap[child])
+			child++;
+		if (p->heap[child] >= v)
+			break;
+		p->heap[i] = p->heap[child];
+	}
+	p->heap[i] = v;
+}
 
 static void arm(struct prune *p)
 {
-	if (p->next && !p->running)
-		loop_timer_set_wall(p->entry_timer, wall_of_sec(p->next));
+	if (p->n && !p->running)
+		loop_timer_set_wall(p->entry_timer, wall_of_sec(p->heap[0] + 1));
 }
 
-void prune_note(struct prune *p, int64_t expires_at)
+static bool note_again(void *arg, const struct entry *en)
 {
-	if (expires_at == 0 || (p->next && p->next <= expires_at))
-		return;
-	p->next = expires_at;
-	arm(p);
-}
-
-static bool earliest(void *arg, const struct entry *en)
-{
-	int64_t *next = arg;
-
-	if (en->expires_at && (*next == 0 || en->expires_at < *next))
-		*next = en->expires_at;
+	if (en->expires_at)
+		heap_push(arg, en->expires_at);
 	return true;
 }
 
-static void look_again(struct prune *p)
+/* Too many leftovers: begins anew from what there is. */
+static void sweep(struct prune *p)
 {
 	struct entries_filter all = { .downstream = -1 };
 	char *token = NULL;
 	struct err e;
 
-	p->next = 0;
-	if (entries_list(p->entries, &all, "", earliest, &p->next, &token, &e))
+	p->n = 0;
+	if (entries_list(p->entries, &all, "", note_again, p, &token, &e))
 		log_event(LOG_ERROR, "prune", "could not look for expired entries", "error", e.msg,
 			NULL);
 	free(token);
-	arm(p);
+}
+
+void prune_note(struct prune *p, int64_t expires_at)
+{
+	bool earlier = p->n == 0 || expires_at < p->heap[0];
+
+	if (expires_at == 0)
+		return;
+	heap_push(p, expires_at);
+	if (p->n > 2 * entries_count(p->entries) + LEFTOVERS_MAX)
+		sweep(p);
+	if (earlier)
+		arm(p);
 }
 
 static void entries_pruned(void *arg, int code, const char *msg, size_t deleted)
@@ -67,10 +108,15 @@ static void entries_pruned(void *arg, int code, const char *msg, size_t deleted)
 		loop_timer_set(p->entry_timer, RETRY_S * NS_PER_SEC);
 		return;
 	}
-	if (deleted)
+	if (deleted) { /* perhaps not all at once */
 		log_event(LOG_INFO, "prune", "deleted expired entries", "count",
 			log_fmt("%zu", deleted), NULL);
-	look_again(p);
+		loop_timer_set(p->entry_timer, 0);
+		return;
+	}
+	while (p->n && p->heap[0] < p->pruned_until)
+		heap_pop(p);
+	arm(p);
 }
 
 static void entries_due(void *arg)
@@ -80,7 +126,8 @@ static void entries_due(void *arg)
 	if (p->running)
 		return;
 	p->running = true;
-	store_entries_prune(p->store, clock_wall().sec, entries_pruned, p);
+	p->pruned_until = clock_wall().sec;
+	store_entries_prune(p->store, p->pruned_until, entries_pruned, p);
 }
 
 static void nodes_pruned(void *arg, int code, const char *msg, size_t deleted)
@@ -143,5 +190,6 @@ void prune_free(struct prune *p)
 	loop_timer_free(p->entry_timer);
 	loop_timer_free(p->node_timer);
 	loop_timer_free(p->token_timer);
+	free(p->heap);
 	free(p);
 }

@@ -315,6 +315,43 @@ static void test_list(void)
 	finish();
 }
 
+static int count(void)
+{
+	EN(CountEntriesRequest) rq = SPIRE__API__SERVER__ENTRY__V1__COUNT_ENTRIES_REQUEST__INIT;
+	EN(CountEntriesResponse) * rs;
+	struct err e;
+	int n;
+
+	CHECK_OK(CALL(ENTRY "CountEntries", &rq,
+		spire__api__server__entry__v1__count_entries_response, &rs));
+	n = rs->count;
+	FREE(rs);
+	return n;
+}
+
+/* Expired entries go by themselves, each at its time, the later one too; also one that had expired
+ * before. */
+static void test_expiry(void)
+{
+	static const int spans[] = { 2, -5, 1, 3600 };
+
+	serve();
+	for (size_t i = 0; i < ARRAY_LEN(spans); i++) {
+		Spire__Api__Types__Entry *m = entry("", log_fmt("/x%zu", i), "uid:1");
+		EN(BatchCreateEntryResponse) * rs;
+
+		m->expires_at = clock_wall().sec + spans[i];
+		rs = create(m);
+		FREE(rs);
+	}
+	for (int i = 0; count() > 1; i++) {
+		if (i == WAIT_STEPS)
+			TEST_FAIL("%d entries are left", count());
+		usleep(20000);
+	}
+	finish();
+}
+
 static EN(BatchUpdateEntryResponse) *
 	update(Spire__Api__Types__Entry *m, Spire__Api__Types__EntryMask *mask)
 {
@@ -1036,7 +1073,7 @@ static void test_restart(void)
 	finish();
 }
 
-TEST_MAIN(TEST(run_server), TEST(test_create), TEST(test_list), TEST(test_update_delete),
-	TEST(test_attest), TEST(test_sign), TEST(test_mint), TEST(test_rate_limit),
-	TEST(test_watch), TEST(test_bundles), TEST(test_small_services), TEST(test_second_server),
-	TEST(test_restart))
+TEST_MAIN(TEST(run_server), TEST(test_create), TEST(test_list), TEST(test_expiry),
+	TEST(test_update_delete), TEST(test_attest), TEST(test_sign), TEST(test_mint),
+	TEST(test_rate_limit), TEST(test_watch), TEST(test_bundles), TEST(test_small_services),
+	TEST(test_second_server), TEST(test_restart))
