@@ -54,6 +54,13 @@ void config_expand_env(struct bytes text, struct buf *ret, struct strings *ret_u
 
 /* ---- the table ---- */
 
+/* The blocks given under one key, each with its own name as its key. They belong to the reading and
+ * are gone with it. */
+struct config_blocks {
+	const struct config_node **v;
+	size_t n;
+};
+
 enum config_type {
 	CONFIG_T_STRING, /* char * */
 	CONFIG_T_INT,    /* int, within min..max when they are not both 0; may be quoted */
@@ -66,6 +73,7 @@ enum config_type {
 	CONFIG_T_CHOICE,      /* int-sized enum: the index in choices, case not looked at */
 	CONFIG_T_CHOICE_BOOL, /* bool: true for the second choice */
 	CONFIG_T_SECTION,     /* an object; offset, if flagged, is a bool set when it is there */
+	CONFIG_T_BLOCKS,      /* `key "any name" { … }`: struct config_blocks */
 	CONFIG_T_IGNORED,     /* accepted, no effect: a warning with the note */
 	CONFIG_T_FIXED,       /* accepted only with one of choices; else an error with the note */
 	CONFIG_T_REFUSED,     /* an error with the note */
@@ -128,6 +136,9 @@ void config_load_text(struct config *c, const char *file, struct bytes text);
 /* A command-line flag in place of the file: as if the key stood there. flag: "-serverPort". */
 void config_override(struct config *c, const char *path, const char *value, const char *flag);
 
+/* "file:line: text" at a node; one without a line (a flag) gives "-flag: text". */
+void config_problem_at(struct config *c, const struct config_node *n, const char *fmt, ...)
+	PRINTF_LIKE(3, 4);
 bool config_given(const struct config *c, const char *path);
 /* "file:line: text", the line that of the key (or of its section, if it was not given). */
 void config_problem(struct config *c, const char *path, const char *fmt, ...) PRINTF_LIKE(3, 4);

@@ -28,9 +28,6 @@ int config_lex_skip_blank(struct config_lexer *x);
 
 /* config.c */
 struct config_where *config_where_of(const struct config *c, const struct config_option *o);
-/* "file:line: text" at a node; one without a line (a flag) gives "-flag: text". */
-void config_problem_at(struct config *c, const struct config_node *n, const char *fmt, ...)
-	PRINTF_LIKE(3, 4);
 void config_warning_at(struct config *c, const struct config_node *n, const char *fmt, ...)
 	PRINTF_LIKE(3, 4);
 void config_load_section(struct config *c, const struct config_node *object, const char *prefix,

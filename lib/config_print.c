@@ -28,6 +28,12 @@ void config_free_values(const struct config_option *options, void *base)
 
 			strings_deinit(s);
 			*s = (struct strings){ NULL, 0 };
+		} else if (o->type == CONFIG_T_BLOCKS) {
+			struct config_blocks *b =
+				(struct config_blocks *)((char *)base + o->offset);
+
+			free(b->v);
+			*b = (struct config_blocks){ .n = 0 };
 		}
 	}
 }
@@ -146,6 +152,7 @@ static const char *type_text(const struct config_option *o)
 	case CONFIG_T_STRINGS:
 		return o->flags & CONFIG_APPEND ? "string" : "list of strings";
 	case CONFIG_T_SECTION:
+	case CONFIG_T_BLOCKS:
 		return "block";
 	default:
 		return "string";

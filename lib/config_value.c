@@ -283,6 +283,24 @@ static void set_section(
 	config_load_section(c, n, o->path, o);
 }
 
+static void set_blocks(struct config *c, const struct config_option *o, const struct config_node *n)
+{
+	struct config_blocks *b = slot(c, o);
+
+	if (n->kind != CONFIG_LIST && n->kind != CONFIG_OBJECT) {
+		wrong_kind(c, o, n, "a block");
+		return;
+	}
+	for (size_t i = 0; i < n->n; i++) {
+		if (n->kind == CONFIG_LIST) {
+			set_blocks(c, o, n->children[i]);
+			continue;
+		}
+		b->v = xreallocarray(b->v, b->n + 1, sizeof(struct config_node *));
+		b->v[b->n++] = n->children[i];
+	}
+}
+
 /* A plugin is named with its type. */
 static void refuse(struct config *c, const struct config_option *o, const struct config_node *n)
 {
@@ -312,7 +330,8 @@ void config_set_value(struct config *c, const struct config_option *o, const str
 	if (config_where_of(c, o)->line > 0 && o->flags & CONFIG_PLUGIN)
 		config_problem_at(c, n, "plugin \"%s\" was given in line %d already", o->path + 8,
 			config_where_of(c, o)->line);
-	else if (config_where_of(c, o)->line > 0 && o->type != CONFIG_T_SECTION && n->line > 0)
+	else if (config_where_of(c, o)->line > 0 && o->type != CONFIG_T_SECTION &&
+		 o->type != CONFIG_T_BLOCKS && n->line > 0)
 		config_warning_at(c, n, "\"%s\" was given in line %d already; the last one counts",
 			config_key_of(o), config_where_of(c, o)->line);
 	mark(c, o, n);
@@ -341,6 +360,9 @@ void config_set_value(struct config *c, const struct config_option *o, const str
 		break;
 	case CONFIG_T_SECTION:
 		set_section(c, o, n);
+		break;
+	case CONFIG_T_BLOCKS:
+		set_blocks(c, o, n);
 		break;
 	case CONFIG_T_IGNORED:
 		if (!config_is_empty(n))

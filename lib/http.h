@@ -17,11 +17,14 @@ enum {
 
 struct http_request {
 	const char *method, *path, *query, *host; /* path without the query */
+	/* What a proxy in front says of the client's request; "" when it says nothing. */
+	const char *forwarded_host, *forwarded_proto;
 	struct bytes body;
 };
 struct http_response {
 	int status;               /* 0 = 200 */
 	const char *content_type; /* NULL: text/plain; charset=utf-8 */
+	const char *headers;      /* further lines, each with its CRLF; static. NULL: none */
 	struct buf body;          /* owned by the server after the handler */
 };
 struct http_server;

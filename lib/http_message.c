@@ -39,16 +39,36 @@ static int on_field(http_parser *p, const char *at, size_t n)
 	return 0;
 }
 
+static bool field_is(const struct http_message *m, const char *name)
+{
+	size_t n = strlen(name);
+
+	return m->field_len == n && strncasecmp(m->field, name, n) == 0;
+}
+
+/* Where the value of the header at hand goes. Of several X-Forwarded-… the first counts. */
+static struct buf *value_of(struct http_message *m)
+{
+	if (field_is(m, "host")) {
+		m->hosts++;
+		return &m->host;
+	}
+	if (field_is(m, "x-forwarded-host"))
+		return m->forwarded_host.len ? NULL : &m->forwarded_host;
+	if (field_is(m, "x-forwarded-proto"))
+		return m->forwarded_proto.len ? NULL : &m->forwarded_proto;
+	return NULL;
+}
+
 static int on_value(http_parser *p, const char *at, size_t n)
 {
 	struct http_message *m = self(p);
 
 	if (!m->in_value) {
 		m->in_value = true;
-		m->is_host = m->field_len == 4 && strncasecmp(m->field, "host", 4) == 0;
-		m->hosts += m->is_host;
+		m->value = value_of(m);
 	}
-	return m->is_host ? add_head(m, &m->host, at, n) : 0;
+	return m->value ? add_head(m, m->value, at, n) : 0;
 }
 
 static int on_headers(http_parser *p)
@@ -99,6 +119,7 @@ void http_message_init(struct http_message *m, bool request, size_t body_max)
 	http_parser_init(&m->parser, request ? HTTP_REQUEST : HTTP_RESPONSE);
 	m->parser.data = m;
 	m->url = m->host = BUF_INIT_MAX(HTTP_HEAD_MAX);
+	m->forwarded_host = m->forwarded_proto = BUF_INIT_MAX(HTTP_HEAD_MAX);
 	m->body = BUF_INIT_MAX(body_max);
 }
 
@@ -106,6 +127,8 @@ void http_message_deinit(struct http_message *m)
 {
 	buf_deinit(&m->url);
 	buf_deinit(&m->host);
+	buf_deinit(&m->forwarded_host);
+	buf_deinit(&m->forwarded_proto);
 	buf_deinit(&m->body);
 	free(m->path);
 	free(m->query);
@@ -161,6 +184,8 @@ static void finish(struct http_message *m)
 		if (m->parser.upgrade) /* there is nothing to upgrade to */
 			m->keep_alive = false;
 		trim(&m->host);
+		trim(&m->forwarded_host);
+		trim(&m->forwarded_proto);
 		split_url(m);
 	} else if (!m->complete && r != HPE_OK) {
 		refuse(m, r == HPE_HEADER_OVERFLOW ? 431 : 400);
@@ -195,6 +220,8 @@ struct http_request http_message_request(const struct http_message *m)
 		.path = m->path,
 		.query = m->query,
 		.host = buf_cstr(&m->host),
+		.forwarded_host = buf_cstr(&m->forwarded_host),
+		.forwarded_proto = buf_cstr(&m->forwarded_proto),
 		.body = buf_view(&m->body),
 	};
 }

@@ -18,12 +18,14 @@ struct http_message {
 	int bad; /* the status to refuse with: 400, 413, 431; 0: none */
 	struct buf url;
 	struct buf host;
+	struct buf forwarded_host;
+	struct buf forwarded_proto;
 	struct buf body;
 	/* the header at hand */
 	char field[HTTP_FIELD_NAME_MAX];
 	size_t field_len;
 	bool in_value;
-	bool is_host;
+	struct buf *value; /* where its value goes; NULL: nowhere */
 	int hosts;
 	/* taken apart once it is complete */
 	char *path;

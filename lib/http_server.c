@@ -153,6 +153,8 @@ static void conn_write(struct http_conn *c, struct http_response *rs, bool with_
 	put_date(&c->head);
 	buf_printf(&c->head, "Content-Type: %s\r\nContent-Length: %zu\r\n",
 		rs->content_type ? rs->content_type : "text/plain; charset=utf-8", c->body.len);
+	if (rs->headers)
+		buf_str(&c->head, rs->headers);
 	buf_str(&c->head, c->keep_alive ? "\r\n" : "Connection: close\r\n\r\n");
 	out[0] = uv_buf_init((char *)c->head.p, (unsigned)c->head.len);
 	out[1] = uv_buf_init((char *)c->body.p, with_body ? (unsigned)c->body.len : 0);

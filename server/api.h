@@ -167,8 +167,8 @@ int api_id_check(const struct spiffeid *id, enum api_id_kind k, const char *trus
 /* Normalized. ERR_INVALID. */
 int api_selectors_parse(struct selectors *ret, Spire__Api__Types__Selector *const *v, size_t n,
 	struct err *e) MUST_USE;
-/* A DNS name as an entry or a CSR may have it: labels of letters, digits, hyphens and underscores, at
- * most one wildcard, as the whole first label. ERR_INVALID. */
+/* A DNS name as an entry or a CSR may have it: labels of letters, digits, hyphens and underscores,
+ * at most one wildcard, as the whole first label. ERR_INVALID. */
 int api_dns_check(const char *name, struct err *e) MUST_USE;
 /* No name is covered by a wildcard name beside it. ERR_INVALID. */
 int api_dns_check_overlap(const struct strings *names, struct err *e) MUST_USE;

@@ -158,6 +158,8 @@ static void check(struct config *c, struct server_file *f)
 	check_keymgr(c, f);
 	check_x509pop(c, &f->o);
 	check_database(c, &f->o);
+	options_check_federation(c, f);
+	options_check_oidc(c, &f->o);
 	if (f->has_plugins && !f->o.attest_join_token && !f->o.attest_x509pop && !c->n_problems)
 		config_warning(c, "plugins", "there is no NodeAttestor: no agent can attest");
 }
@@ -220,6 +222,7 @@ int server_options_load(struct server_options *ret, const struct server_flags *f
 		take_warnings(&file.o.warnings, (char *)c.warnings.p);
 	strings_deinit(&file.country);
 	strings_deinit(&file.organization);
+	free(file.federates_with.v);
 	config_deinit(&c);
 	if (r)
 		server_options_deinit(&file.o);
@@ -233,6 +236,7 @@ void server_options_deinit(struct server_options *o)
 	struct server_file f = { .o = *o };
 
 	config_free_values(server_option_table, &f);
+	options_free_peers(o);
 	free(o->ca_subject_country);
 	free(o->ca_subject_organization);
 	strings_deinit(&o->warnings);
@@ -244,6 +248,9 @@ void server_options_print(const struct server_options *o, struct buf *ret)
 	struct server_file f = { .o = *o,
 		.has_plugins = true,
 		.has_ca_subject = true,
+		.has_profile = true,
+		.has_web = o->bundle_endpoint_web,
+		.has_web_cert = o->bundle_endpoint_web,
 		.has_keymgr_memory = o->keymgr_memory,
 		.has_keymgr_disk = !o->keymgr_memory };
 
@@ -252,6 +259,7 @@ void server_options_print(const struct server_options *o, struct buf *ret)
 	if (o->ca_subject_organization)
 		strings_add(&f.organization, o->ca_subject_organization);
 	config_print(server_option_table, &f, ret);
+	options_print_peers(o, ret);
 	strings_deinit(&f.country);
 	strings_deinit(&f.organization);
 }

@@ -12,6 +12,12 @@
 #define SERVER_CONFIG_DEFAULT "/etc/assay/server.conf"
 #define SERVER_DATA_DEFAULT "/var/lib/assay/server"
 
+/* A federation relationship of the configuration. */
+struct server_peer {
+	char *trust_domain, *url;
+	char *endpoint_id; /* "": https_web */
+};
+
 struct server_options {
 	char *trust_domain; /* bare name */
 	char *bind_address;
@@ -53,6 +59,26 @@ struct server_options {
 	bool x509pop_verify_client_ip;
 	bool x509pop_mode_spiffe;
 	char *x509pop_svid_prefix;
+
+	/* federation */
+	bool bundle_endpoint;
+	char *bundle_endpoint_address;
+	int bundle_endpoint_port;
+	int64_t bundle_refresh_hint_ns;
+	bool bundle_endpoint_web; /* https_web with a certificate of files; else https_spiffe */
+	char *bundle_cert_file, *bundle_key_file;
+	int64_t bundle_file_sync_ns;
+	struct server_peer *peers;
+	size_t n_peers;
+
+	/* oidc: one of serving_cert, insecure_addr, listen_socket_path */
+	bool oidc, oidc_serving_cert;
+	struct strings oidc_domains;
+	char *oidc_addr, *oidc_insecure_addr, *oidc_listen_socket_path;
+	char *oidc_cert_file, *oidc_key_file;
+	int64_t oidc_file_sync_ns;
+	char *oidc_jwt_issuer, *oidc_jwks_uri, *oidc_server_path_prefix;
+	bool oidc_set_key_use, oidc_allow_insecure_scheme, oidc_log_requests;
 
 	/* health_checks, telemetry.Prometheus */
 	bool health_enabled;

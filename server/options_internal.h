@@ -9,8 +9,16 @@
 struct server_file {
 	struct server_options o; /* first: the table's offsets count from here */
 	struct strings country, organization;
+	struct config_blocks federates_with;
+	bool has_profile, has_spiffe, has_web, has_web_cert;
 	bool has_plugins, has_keymgr_memory, has_keymgr_disk, has_ca_subject;
 };
+
+/* options_federation.c: the blocks server.federation and server.oidc. */
+void options_check_federation(struct config *c, struct server_file *f);
+void options_check_oidc(struct config *c, struct server_options *o);
+void options_free_peers(struct server_options *o);
+void options_print_peers(const struct server_options *o, struct buf *ret);
 
 extern const struct config_option server_option_table[];
 

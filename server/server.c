@@ -18,8 +18,10 @@
 #include <unistd.h>
 
 #include "lib/log.h"
+#include "server/bundle_endpoint.h"
 #include "server/cmd.h"
 #include "server/federation.h"
+#include "server/oidc.h"
 
 enum { FACE_TCP, FACE_UNIX, FACES };
 
@@ -39,6 +41,8 @@ struct server {
 	struct keymgr *keymgr;
 	struct prune *prune;
 	struct server_http *http;
+	struct bundle_endpoint *bundle_endpoint;
+	struct oidc *oidc;
 	struct api api;
 	struct face faces[FACES];
 	struct x509_chain roots; /* of the own bundle, for the handshakes */
@@ -394,6 +398,18 @@ static void on_signal(void *arg, int signo)
 
 /* ---- start ---- */
 
+/* What anybody may read over HTTPS. */
+static int open_public(struct server *s, struct err *e)
+{
+	int r = 0;
+
+	if (s->o->bundle_endpoint)
+		r = bundle_endpoint_open(s->loop, s->o, &s->api, &s->bundle_endpoint, e);
+	if (!r && s->o->oidc)
+		r = oidc_open(s->loop, s->o, &s->api, &s->oidc, e);
+	return r;
+}
+
 static void on_svid(void *arg)
 {
 	struct server *s = arg;
@@ -401,7 +417,7 @@ static void on_svid(void *arg)
 
 	if (s->stopping)
 		return;
-	if (open_doors(s, &e)) {
+	if (open_doors(s, &e) || open_public(s, &e)) {
 		fatal(s, &e);
 		return;
 	}
@@ -457,6 +473,14 @@ static int start_store(struct server *s, struct err *e)
 
 	s->api.bundles = map_new();
 	s->api.federation = federation_new(&s->api);
+	for (size_t i = 0; i < s->o->n_peers; i++) {
+		const struct server_peer *p = &s->o->peers[i];
+		struct relationship fixed = { .trust_domain = p->trust_domain,
+			.url = p->url,
+			.endpoint_id = p->endpoint_id };
+
+		federation_add_fixed(s->api.federation, &fixed);
+	}
 	s->api.entries = entries_new(s->o->trust_domain, s->o->agent_spiffe_id_as_selector);
 	r = store_open(s->loop, s->o->db_connection_string, &o, &s->api.store, e);
 	if (r)
@@ -571,6 +595,8 @@ static void teardown(struct server *s)
 	void *b;
 
 	server_http_close(s->http);
+	bundle_endpoint_close(s->bundle_endpoint);
+	oidc_close(s->oidc);
 	loop_drain(s->loop); /* signing and writes under way */
 	for (size_t i = 0; i < FACES; i++)
 		rpc_server_free(s->faces[i].rpc);

@@ -10,6 +10,7 @@ struct server_svid {
 	struct server_svid_options o;
 	char *id;
 	struct tls_ctx *tls; /* NULL before the first */
+	struct tls_ctx *https;
 	struct x509_chain chain;
 	struct loop_timer *timer;
 	struct backoff backoff;
@@ -26,7 +27,7 @@ struct renewal {
 	enum key_type key_type;
 	int64_t ttl_ns;
 	char *id;
-	struct tls_ctx *tls;
+	struct tls_ctx *tls, *https;
 	struct x509_chain chain;
 	struct ca_x509_svid svid;
 	struct err e;
@@ -54,14 +55,19 @@ static void work(void *arg)
 		.chain = &n->chain,
 		.client_cert = TLS_CLIENT_CERT_OPTIONAL,
 		.alpn = "h2" };
+	struct tls_options h = {
+		.server = true, .chain = &n->chain, .alpn = "http/1.1", .allow_tls12 = true
+	};
 
 	n->r = key_generate(n->key_type, &k, &n->e);
 	if (n->r == 0)
 		n->r = sign(n, k, &n->e);
 	if (n->r)
 		return;
-	o.key = k;
+	o.key = h.key = k;
 	n->r = tls_ctx_new(&o, &n->tls, &n->e);
+	if (n->r == 0)
+		n->r = tls_ctx_new(&h, &n->https, &n->e);
 }
 
 static void schedule(struct server_svid *s)
@@ -80,8 +86,12 @@ static void take(struct server_svid *s, struct renewal *n)
 
 	if (s->tls)
 		tls_ctx_unref(s->tls);
+	if (s->https)
+		tls_ctx_unref(s->https);
 	x509_chain_deinit(&s->chain);
 	s->tls = n->tls;
+	s->https = n->https;
+	n->https = NULL;
 	s->chain = n->chain;
 	n->tls = NULL;
 	n->chain = (struct x509_chain){ .n = 0 };
@@ -97,6 +107,8 @@ static void renewal_free(struct renewal *n)
 {
 	if (n->tls)
 		tls_ctx_unref(n->tls);
+	if (n->https)
+		tls_ctx_unref(n->https);
 	x509_chain_deinit(&n->chain);
 	ca_x509_svid_deinit(&n->svid);
 	ca_issuer_unref(n->issuer);
@@ -198,6 +210,8 @@ void server_svid_free(struct server_svid *s)
 	loop_timer_free(s->timer);
 	if (s->tls)
 		tls_ctx_unref(s->tls);
+	if (s->https)
+		tls_ctx_unref(s->https);
 	x509_chain_deinit(&s->chain);
 	free(s->id);
 	free(s);
@@ -208,6 +222,13 @@ struct tls_ctx *server_svid_tls(void *svid)
 	struct server_svid *s = svid;
 
 	return s->tls ? tls_ctx_ref(s->tls) : NULL;
+}
+
+struct tls_ctx *server_svid_https_tls(void *svid)
+{
+	struct server_svid *s = svid;
+
+	return s->https ? tls_ctx_ref(s->https) : NULL;
 }
 
 const struct x509_chain *server_svid_chain(const struct server_svid *s)

@@ -31,6 +31,8 @@ void server_svid_bundle_changed(struct server_svid *s, const struct bundle *b);
 
 /* A new reference; NULL before ready. For door_options.tls (arg: struct server_svid). */
 struct tls_ctx *server_svid_tls(void *svid);
+/* The same certificate for HTTPS, as the bundle endpoint of profile https_spiffe shows it. */
+struct tls_ctx *server_svid_https_tls(void *svid);
 /* Leaf first; borrowed until the next renewal; n = 0 before ready. */
 const struct x509_chain *server_svid_chain(const struct server_svid *s);
 
