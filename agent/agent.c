@@ -157,7 +157,8 @@ static int open_public(struct agent *a, struct err *e)
 	int r;
 
 	ro.reflection_descriptors = descriptors;
-	ro.reflection_descriptors_len = (size_t)(descriptors_end - descriptors);
+	ro.reflection_descriptors_len =
+		(size_t)((uintptr_t)descriptors_end - (uintptr_t)descriptors);
 	r = rpc_server_new(a->loop, &ro, &a->public_rpc, e);
 	if (r)
 		return r;

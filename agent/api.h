@@ -37,7 +37,7 @@ bool api_healthy(const struct api *a);
 /* Gauges of entries, SVIDs, sync; counters of calls. */
 void api_metrics(struct api *a);
 
-/* The encoded answer for a view; NULL when it cannot be given yet. Borrowed. (view_payload.c) */
+/* The encoded answer for a view; NULL when it cannot be given yet. Borrowed. (api_payload.c) */
 struct rpc_payload *view_payload(struct view *v, enum view_kind k);
 /* For each bundle that a view's callers may have: own first, then federated. */
 void view_each_bundle(struct view *v, void (*fn)(void *arg, const struct bundle *b), void *arg);
