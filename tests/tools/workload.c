@@ -5,9 +5,10 @@
  *   workload -socket PATH -name NAME [-listen PORT|-connect PORT] [-expect SPIFFE-ID] [-every MS]
  * [-for S] [-once] [-timeout S]
  *
- * Lines: "NAME identity ID serial HEX expires RFC3339", "NAME refused CODE MESSAGE", "NAME
- * listening PORT", "NAME call N ok peer ID serial HEX", "NAME served peer ID serial HEX", "NAME
- * FAILED why". The exit status is 0 when no call failed (with -once: when an identity came).
+ * Lines: "NAME identity ID serial HEX expires RFC3339", "NAME federated TD roots N", "NAME refused
+ * CODE MESSAGE", "NAME listening PORT", "NAME call N ok peer ID serial HEX", "NAME served peer ID
+ * serial HEX", "NAME FAILED why". The exit status is 0 when no call failed (with -once: when an
+ * identity came).
  */
 #include <errno.h>
 #include <getopt.h>
@@ -19,6 +20,7 @@
 #include "lib/clock.h"
 #include "lib/door.h"
 #include "lib/loop.h"
+#include "lib/map.h"
 #include "lib/rpc.h"
 #include "lib/tls.h"
 #include "lib/x509.h"
@@ -35,6 +37,8 @@ static struct {
 	struct rpc_stream *stream;
 	struct tls_ctx *server_ctx, *client_ctx;
 	struct x509_chain roots;
+	char *own;           /* trust domain */
+	struct map *foreign; /* trust domain → struct x509_chain */
 	struct door *door;
 	struct loop_timer *call_timer, *end_timer, *retry_timer;
 	bool calling, ended;
@@ -69,9 +73,20 @@ static void end(void *arg)
 static int peer_ok(void *arg, const struct x509_chain *peer, struct err *e)
 {
 	struct spiffeid id = SPIFFEID_INIT;
-	int r = tls_verify_svid(peer, &w.roots, clock_wall(), &id, e);
+	const struct x509_chain *roots;
+	int r = x509_svid_id(peer->v[0], &id, e);
 
 	(void)arg;
+	if (r)
+		return r;
+	roots = spiffeid_member_of(&id, w.own) ? &w.roots : map_get(w.foreign, spiffeid_td(&id));
+	if (!roots) {
+		r = err_set(e, ERR_DENIED, "no bundle for %s", id.text);
+		spiffeid_deinit(&id);
+		return r;
+	}
+	spiffeid_deinit(&id);
+	r = tls_verify_svid(peer, roots, clock_wall(), &id, e);
 	if (!r && w.expect && strcmp(id.text, w.expect) != 0)
 		r = err_set(e, ERR_DENIED, "the peer is %s, not %s", id.text, w.expect);
 	spiffeid_deinit(&id);
@@ -151,6 +166,44 @@ static int take_svid(const X509SVID *s, struct err *e)
 	return r;
 }
 
+/* The bundles of other trust domains, all of them each time. */
+static void take_foreign(const X509SVIDResponse *rs)
+{
+	struct map *now = map_new();
+	struct bytes key;
+	void *v;
+
+	for (size_t i = 0; i < rs->n_federated_bundles; i++) {
+		const X509SVIDResponse__FederatedBundlesEntry *f = rs->federated_bundles[i];
+		struct x509_chain *roots = xcalloc(1, sizeof(*roots));
+		const char *td = strncmp(f->key, "spiffe://", 9) == 0 ? f->key + 9 : f->key;
+		struct err e;
+
+		if (x509_chain_parse_der(
+			    roots, bytes_of(f->value.data, f->value.len), X509_MAX_ROOTS, &e)) {
+			say("FAILED: bundle of %s: %s", td, e.msg);
+			w.failures++;
+		} else {
+			say("federated %s roots %zu", td, roots->n);
+		}
+		map_put_str(now, td, roots);
+	}
+	for (size_t i = 0; w.foreign && map_next(w.foreign, &i, &key, &v);) {
+		x509_chain_deinit(v);
+		free(v);
+	}
+	map_free(w.foreign);
+	w.foreign = now;
+}
+
+static void take_own(const char *spiffe_id)
+{
+	free(w.own);
+	w.own = NULL;
+	if (trust_domain_parse(spiffe_id, &w.own, NULL))
+		w.own = xstrdup("");
+}
+
 static void on_message(void *arg, struct rpc_stream *s, const ProtobufCMessage *m)
 {
 	const X509SVIDResponse *rs = (const X509SVIDResponse *)m;
@@ -163,6 +216,8 @@ static void on_message(void *arg, struct rpc_stream *s, const ProtobufCMessage *
 		w.failures++;
 		return;
 	}
+	take_own(rs->svids[0]->spiffe_id);
+	take_foreign(rs);
 	w.refused_since = (struct mono){ 0 };
 	if (w.once)
 		end(NULL);
