@@ -51,7 +51,7 @@ void cache_free(struct cache *c)
 
 	if (!c)
 		return;
-	INVARIANT(!c->tainted_check);
+	INVARIANT(c->trust_jobs == 0);
 	list_each (v, &c->idle_views, struct view, idle)
 		view_free(v);
 	for (size_t i = 0; map_next(c->records, &i, &key, &p);) {

@@ -48,6 +48,7 @@ struct record {
 	struct list link; /* in queue, or in lru when idle, unused and with an SVID */
 	bool gone, replaced;
 	bool failed; /* the last attempt to have it signed failed */
+	bool again;  /* what is being signed may be by a tainted authority */
 };
 
 struct cache;
@@ -101,7 +102,8 @@ size_t cache_wanted(const struct cache *c);
 /* The outcome for an entry. revision: of the record when it was taken. */
 void cache_signed(struct cache *c, const char *entry_id, int64_t revision, struct svid *s);
 void cache_sign_failed(struct cache *c, const char *entry_id, bool whole_call);
-/* SVIDs that no root vouches for any more: signs those anew (after a taint). */
+/* SVIDs that no untainted root vouches for any more: has those signed anew, spread over a few
+ * seconds, those in use first. */
 void cache_renew_untrusted(struct cache *c);
 
 /* ---- callers ---- */

@@ -30,7 +30,7 @@ struct cache {
 	struct record **heap;
 	size_t n_heap, cap_heap;
 	struct loop_timer *timer;
-	bool tainted_check; /* a job runs */
+	int trust_jobs; /* that look at SVIDs after a taint */
 	bool stopped;
 };
 

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/log.h"
+
 /* Which records need an SVID, in which order, and when again. */
 
 enum {
@@ -14,6 +16,11 @@ enum {
 	AVAILABILITY_SPREAD_S = 600,
 	AVAILABILITY_MIN_REST_S = 12 * 3600,
 	DUE_TOGETHER_MS = 200, /* renewals this close go into one batch: fewer wakeups */
+	/* After a taint all agents have everything signed anew: each begins at a moment of its own,
+	 * and then asks for at most so many a second. */
+	TAINT_SPREAD_MS = 3000,
+	TAINT_PACE_MS = 5, /* for each SVID */
+	TAINT_SPREAD_MAX_MS = 60 * 1000,
 };
 
 /* ---- SVIDs ---- */
@@ -212,6 +219,21 @@ void sign_put(struct cache *c, struct record *r, struct svid *s)
 	due_set(c, r, renew_at(c, s, now));
 }
 
+/* At some moment from now + from_ns on, within span_ns, unless it is due before that. */
+static void sign_soon(struct cache *c, struct record *r, int64_t from_ns, int64_t span_ns)
+{
+	int64_t at;
+	uint64_t x;
+
+	r->again = r->state == RECORD_SIGNING;
+	if (r->state != RECORD_IDLE || !r->svid)
+		return;
+	crypto_random(&x, sizeof(x));
+	at = wall_ns(clock_wall()) + from_ns + (int64_t)(x % (uint64_t)(span_ns + 1));
+	if (!r->due || r->due > at)
+		due_set(c, r, at);
+}
+
 void cache_signed(struct cache *c, const char *entry_id, int64_t revision, struct svid *s)
 {
 	struct record *r = map_get_str(c->records, entry_id);
@@ -228,6 +250,8 @@ void cache_signed(struct cache *c, const char *entry_id, int64_t revision, struc
 	sign_put(c, r, s);
 	views_touch(c, r, true);
 	evict_over_limit(c);
+	if (r->again)
+		sign_soon(c, r, 0, TAINT_SPREAD_MS * NS_PER_MS);
 	if (c->o.changed)
 		c->o.changed(c->o.arg);
 }
@@ -299,16 +323,37 @@ static void trust_work(void *arg)
 	}
 }
 
+/* Those in use in the first half of the time. */
+static void renew_bad(struct trust_job *j, size_t n_bad)
+{
+	struct cache *c = j->cache;
+	int64_t span = TAINT_SPREAD_MS + (int64_t)n_bad * TAINT_PACE_MS;
+
+	if (span > TAINT_SPREAD_MAX_MS)
+		span = TAINT_SPREAD_MAX_MS;
+	span = span * NS_PER_MS / 2;
+	for (size_t i = 0; i < j->n; i++) {
+		struct record *r = map_get_str(c->records, j->v[i].entry_id);
+
+		if (r && j->v[i].bad && r->svid == j->v[i].svid)
+			sign_soon(c, r, r->users ? 0 : span, span);
+	}
+}
+
 static void trust_done(void *arg)
 {
 	struct trust_job *j = arg;
+	size_t n_bad = 0;
 
-	j->cache->tainted_check = false;
+	j->cache->trust_jobs--;
+	for (size_t i = 0; i < j->n; i++)
+		n_bad += j->v[i].bad;
+	if (n_bad && !j->cache->stopped) {
+		log_event(LOG_INFO, "cache", "Tainted X509-SVIDs are signed anew", "count",
+			log_fmt("%zu", n_bad), NULL);
+		renew_bad(j, n_bad);
+	}
 	for (size_t i = 0; i < j->n; i++) {
-		struct record *r = map_get_str(j->cache->records, j->v[i].entry_id);
-
-		if (r && j->v[i].bad && r->svid == j->v[i].svid)
-			sign_want(j->cache, r, r->users > 0);
 		svid_unref(j->v[i].svid);
 		free(j->v[i].entry_id);
 	}
@@ -323,7 +368,7 @@ void cache_renew_untrusted(struct cache *c)
 	struct bytes key;
 	void *v;
 
-	if (!c->bundle || !c->n_svids)
+	if (!c->bundle || (!c->n_svids && !c->n_signing))
 		return;
 	j = xcalloc(1, sizeof(*j));
 	j->cache = c;
@@ -331,15 +376,16 @@ void cache_renew_untrusted(struct cache *c)
 		if (!c->bundle->roots[i].tainted)
 			x509_chain_add(&j->roots, c->bundle->roots[i].cert);
 	}
-	j->v = xcalloc(c->n_svids, sizeof(*j->v));
+	j->v = xcalloc(c->n_svids + 1, sizeof(*j->v));
 	for (size_t i = 0; map_next(c->records, &i, &key, &v);) {
 		struct record *r = v;
 
+		r->again = r->state == RECORD_SIGNING;
 		if (!r->svid)
 			continue;
 		j->v[j->n].entry_id = xstrdup(r->entry.id);
 		j->v[j->n++].svid = svid_ref(r->svid);
 	}
-	c->tainted_check = true;
+	c->trust_jobs++;
 	loop_job(c->o.loop, trust_work, trust_done, j);
 }

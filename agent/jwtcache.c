@@ -259,7 +259,8 @@ void jwtcache_drop_tainted(struct jwtcache *c, const struct bundle *b)
 
 		if (parsed)
 			k = bundle_find_jwt_key(b, j.kid);
-		if (k && k->tainted) {
+		/* A key that is gone was revoked: nobody takes the token any more. */
+		if (parsed && (!k || k->tainted)) {
 			mem_wipe(it->token, strlen(it->token));
 			free(it->token);
 			it->token = NULL;

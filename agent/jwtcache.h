@@ -32,7 +32,7 @@ void jwtcache_get(struct jwtcache *c, const struct entry *en, const struct strin
 	void (*done)(void *arg, const char *token, const struct err *e), void *arg);
 void jwtcache_fetched(
 	struct jwtcache *c, void *ticket, const struct jwt_svid *s, const struct err *e);
-/* Forgets tokens signed by keys that the bundle calls tainted. */
+/* Forgets tokens signed by keys that the bundle calls tainted, or does not know. */
 void jwtcache_drop_tainted(struct jwtcache *c, const struct bundle *b);
 
 #endif

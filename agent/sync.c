@@ -49,6 +49,8 @@ static void now_ready(struct sync *s)
 void sync_start(struct sync *s)
 {
 	s->started = true;
+	/* What was stored before all was signed anew. */
+	cache_renew_untrusted(s->o.cache);
 	if (s->last_success && cache_bundle(s->o.cache)) {
 		log_event(LOG_INFO, "agent",
 			"Serving from the sealed store until the server is reached", "entries",
@@ -113,6 +115,7 @@ void sync_online(struct sync *s)
 	s->generation++;
 	s->renew_due = false;
 	identity_arm_renewal(s);
+	identity_check_trust(s, false);
 	if (s->client)
 		rpc_client_reconnect(s->client);
 	else
@@ -212,8 +215,7 @@ void sync_failed(struct sync *s, int code, const char *what, const char *msg)
 void sync_bundle_changed(struct sync *s)
 {
 	struct bundle *b = cache_bundle(s->o.cache);
-	struct x509_chain roots, good = { 0 };
-	struct err e = ERR_INIT;
+	struct x509_chain roots;
 	bool same;
 
 	if (!b)
@@ -227,18 +229,7 @@ void sync_bundle_changed(struct sync *s)
 	s->data.bundle = roots;
 	if (!same)
 		store_data(s, NULL);
-	for (size_t i = 0; i < b->n_roots; i++) {
-		if (!b->roots[i].tainted)
-			x509_chain_add(&good, b->roots[i].cert);
-	}
-	if (s->data.svid.n && x509_verify(&s->data.svid, &good, clock_wall(), &e) != 0 &&
-		!s->renewing && !s->attesting) {
-		log_event(LOG_INFO, "agent",
-			"The agent's SVID is not vouched for by the new bundle; renewing it",
-			"reason", e.msg, NULL);
-		loop_timer_set(s->renew_timer, 0);
-	}
-	x509_chain_deinit(&good);
+	identity_check_trust(s, true);
 }
 
 void sync_state(const struct sync *s, struct sync_state *ret)

@@ -17,6 +17,7 @@ enum {
 	RENEW_SOONEST_MS = 250,
 	BACKDATE_S = 10,
 	EXPIRY_SKEW_S = 1,
+	TAINT_SPREAD_MS = 3000, /* all agents renew after a taint */
 };
 
 static const struct x509_cert *leaf_of(const struct sync *s)
@@ -341,6 +342,32 @@ void identity_arm_renewal(struct sync *s)
 	at = start * NS_PER_SEC + loop_jitter((end - start) * NS_PER_SEC / 2, RENEW_JITTER_PERCENT);
 	soonest = now + (end * NS_PER_SEC > now ? (end * NS_PER_SEC - now) / 4 : 0);
 	loop_timer_set_wall(s->renew_timer, wall_of_ns(at > now ? at : soonest));
+}
+
+void identity_check_trust(struct sync *s, bool or_gone)
+{
+	const struct bundle *b = cache_bundle(s->o.cache);
+	struct x509_chain good = { 0 }, all = { 0 };
+	struct err e = ERR_INIT;
+	uint32_t spread;
+
+	if (!b || !leaf_of(s) || s->renewing || s->attesting)
+		return;
+	all = bundle_roots(b);
+	for (size_t i = 0; i < b->n_roots; i++) {
+		if (!b->roots[i].tainted)
+			x509_chain_add(&good, b->roots[i].cert);
+	}
+	if (x509_verify(&s->data.svid, &good, clock_wall(), &e) &&
+		(or_gone || x509_verify(&s->data.svid, &all, clock_wall(), &e) == 0)) {
+		log_event(LOG_INFO, "agent",
+			"The bundle does not vouch for the agent's SVID any more; renewing it",
+			NULL);
+		crypto_random(&spread, sizeof(spread));
+		loop_timer_set(s->renew_timer, (int64_t)(spread % TAINT_SPREAD_MS) * NS_PER_MS);
+	}
+	x509_chain_deinit(&good);
+	x509_chain_deinit(&all);
 }
 
 /* The shorter the life that is left, the more often: an SVID that expires cannot be renewed. */

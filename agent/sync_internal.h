@@ -98,6 +98,9 @@ void sync_bundle_changed(struct sync *s);
 /* sync_identity.c: attesting, renewing */
 int identity_load(struct sync *s, struct err *e) MUST_USE;
 void identity_arm_renewal(struct sync *s);
+/* Renews the agent's SVID soon when only tainted roots vouch for it; or_gone: also when none does.
+ */
+void identity_check_trust(struct sync *s, bool or_gone);
 void identity_stop(struct sync *s);
 void identity_renew(void *arg);
 void identity_discard(struct sync *s);

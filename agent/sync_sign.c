@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "agent/sync_internal.h"
+#include "lib/jwt.h"
 #include "spire/api/server/svid/v1/svid.pb-c.h"
 
 /*
@@ -407,7 +408,34 @@ struct jwt_call {
 	struct sync *s;
 	void *ticket;
 	unsigned generation;
+	bool again; /* the second try */
+	char *entry_id;
+	struct strings audience;
 };
+
+static void fetch_jwt(struct jwt_call *c);
+
+static void jwt_call_free(struct jwt_call *c)
+{
+	strings_deinit(&c->audience);
+	free(c->entry_id);
+	free(c);
+}
+
+/* A token that was on its way to us when its key was tainted. */
+static bool is_tainted(const struct sync *s, const char *token)
+{
+	const struct bundle *b = cache_bundle(s->o.cache);
+	const struct bundle_jwt_key *k = NULL;
+	struct jwt j = { 0 };
+	struct err e = ERR_INIT;
+
+	if (b && jwt_parse(bytes_str(token), &j, &e) == 0) {
+		k = bundle_find_jwt_key(b, j.kid);
+		jwt_deinit(&j);
+	}
+	return k && k->tainted;
+}
 
 static void on_jwt(void *arg, const struct rpc_status *st, const ProtobufCMessage *m)
 {
@@ -423,6 +451,14 @@ static void on_jwt(void *arg, const struct rpc_status *st, const ProtobufCMessag
 	else if (!rs->svid || !rs->svid->token[0] || rs->svid->expires_at <= 0 ||
 		 rs->svid->issued_at <= 0 || rs->svid->issued_at > rs->svid->expires_at)
 		err_set(&e, ERR_INTERNAL, "the server's answer is malformed");
+	else if (is_tainted(s, rs->svid->token)) {
+		if (!c->again && !s->stopped && s->client) {
+			c->again = true;
+			fetch_jwt(c);
+			return;
+		}
+		err_set(&e, ERR_UNAVAILABLE, "the server signs with a tainted key");
+	}
 	if (!e.code) {
 		struct jwt_svid j = { .token = rs->svid->token,
 			.issued_at = rs->svid->issued_at,
@@ -434,7 +470,7 @@ static void on_jwt(void *arg, const struct rpc_status *st, const ProtobufCMessag
 			(void)sync_refused(s, st, c->generation);
 		jwtcache_fetched(s->o.jwt, c->ticket, NULL, &e);
 	}
-	free(c);
+	jwt_call_free(c);
 }
 
 static void not_connected(void *arg)
@@ -446,28 +482,35 @@ static void not_connected(void *arg)
 	on_jwt(c, &st, NULL);
 }
 
-void sync_fetch_jwt(void *arg, const char *entry_id, const struct strings *audience, void *ticket)
+static void fetch_jwt(struct jwt_call *c)
 {
-	struct sync *s = arg;
-	AUTO(free) char *id = xstrdup(entry_id);
+	struct sync *s = c->s;
 	Spire__Api__Server__Svid__V1__NewJWTSVIDRequest rq;
 	struct rpc_unary_options u = { .method = NEW_JWT,
 		.request = &rq.base,
 		.response = &spire__api__server__svid__v1__new_jwtsvidresponse__descriptor,
 		.timeout_ms = SYNC_JWT_MS };
+
+	spire__api__server__svid__v1__new_jwtsvidrequest__init(&rq);
+	rq.entry_id = c->entry_id;
+	rq.n_audience = c->audience.n;
+	rq.audience = c->audience.v;
+	kick(s);
+	rpc_unary(s->client, &u, on_jwt, c);
+}
+
+void sync_fetch_jwt(void *arg, const char *entry_id, const struct strings *audience, void *ticket)
+{
+	struct sync *s = arg;
 	struct jwt_call *c = xcalloc(1, sizeof(*c));
 
 	c->s = s;
 	c->ticket = ticket;
 	c->generation = s->generation;
-	if (s->stopped || !s->client) {
+	c->entry_id = xstrdup(entry_id);
+	c->audience = strings_dup(audience);
+	if (s->stopped || !s->client)
 		loop_post(s->o.loop, not_connected, c);
-		return;
-	}
-	spire__api__server__svid__v1__new_jwtsvidrequest__init(&rq);
-	rq.entry_id = id;
-	rq.n_audience = audience->n;
-	rq.audience = audience->v;
-	kick(s);
-	rpc_unary(s->client, &u, on_jwt, c);
+	else
+		fetch_jwt(c);
 }

@@ -138,6 +138,8 @@ static void on_node(void *arg, uint64_t change, const char *spiffe_id, const str
 		entries_remove_node(s->api.entries, spiffe_id);
 	if (s->api.sync)
 		sync_hub_node_changed(s->api.sync, spiffe_id, n);
+	else if (n && !node_banned(n) && n->expires_at > clock_wall().sec)
+		witness_expect(s->api.witness, spiffe_id, clock_mono());
 }
 
 static void on_bundle(void *arg, uint64_t change, const char *trust_domain, struct bundle *b)
@@ -472,6 +474,7 @@ static int start_store(struct server *s, struct err *e)
 	int r;
 
 	s->api.bundles = map_new();
+	s->api.witness = witness_new();
 	s->api.federation = federation_new(&s->api);
 	for (size_t i = 0; i < s->o->n_peers; i++) {
 		const struct server_peer *p = &s->o->peers[i];
@@ -537,7 +540,6 @@ static int start_ca(struct server *s, struct err *e)
 
 	if (r)
 		return r;
-	s->api.witness = witness_new();
 	ca_on_missing(s->api.ca, missing, s);
 	witness_on_change(s->api.witness, seen, s);
 	if (own)

@@ -18,6 +18,8 @@ void witness_free(struct witness *w);
 /* fn(arg) when somebody has seen more, or is gone for good. */
 void witness_on_change(struct witness *w, void (*fn)(void *arg), void *arg);
 
+/* The server has just started, and that agent may come back. */
+void witness_expect(struct witness *w, const char *agent_id, struct mono now);
 /* An agent's stream began with that sequence (0: none), acknowledged it, ended. */
 void witness_opened(struct witness *w, const char *agent_id, uint64_t sequence, struct mono now);
 void witness_acked(struct witness *w, const char *agent_id, uint64_t sequence, struct mono now);

@@ -69,6 +69,21 @@ static void test_reconnecting(void)
 	witness_free(w);
 }
 
+static void test_expected(void)
+{
+	begin();
+	witness_expect(w, "a", SEC(0));
+	witness_expect(w, "b", SEC(0));
+	CHECK_INT(missing(5, SEC(1)), 2);
+	witness_opened(w, "a", 5, SEC(2));
+	witness_polled(w, "b", 5, SEC(3));
+	CHECK_INT(missing(5, SEC(4)), 0);
+	witness_expect(w, "c", SEC(0));
+	CHECK_INT(missing(5, SEC(29)), 1);
+	CHECK_INT(missing(5, SEC(31)), 0);
+	witness_free(w);
+}
+
 static void test_polling(void)
 {
 	begin();
@@ -99,4 +114,4 @@ static void test_gone(void)
 	witness_free(w);
 }
 
-TEST_MAIN(TEST(test_stream), TEST(test_reconnecting), TEST(test_polling), TEST(test_gone))
+TEST_MAIN(TEST(test_stream), TEST(test_reconnecting), TEST(test_expected), TEST(test_polling), TEST(test_gone))
