@@ -173,8 +173,8 @@ static void batch_failed(struct batch *b, const struct rpc_status *st)
 		s->n_pool++;
 		b->v[i].key = NULL;
 	}
-	if (st->code == ERR_EXHAUSTED && s->batch_max > 1)
-		s->batch_max /= 2;
+	if (st->code == ERR_EXHAUSTED)
+		s->batch_max = b->n > 1 ? b->n / 2 : 1;
 	if (log_allowed(&limit, 1))
 		log_event(LOG_WARN, "sync", "Could not have X509-SVIDs signed; trying again",
 			"count", log_fmt("%zu", b->n), "code", err_code_name(st->code), "error",
