@@ -73,7 +73,7 @@ struct peer *rpc_call_peer(const struct rpc_call *c);
 struct loop *rpc_call_loop(const struct rpc_call *c);
 void *rpc_call_data(const struct rpc_call *c);         /* the service's data */
 const char *rpc_call_method(const struct rpc_call *c); /* "/package.Service/Method" */
-const char *rpc_call_metadata(const struct rpc_call *c, const char *key); /* first value or NULL */
+const char *rpc_call_metadata(const struct rpc_call *c, const char *key);  /* first value or NULL */
 size_t rpc_call_metadata_count(const struct rpc_call *c, const char *key); /* values of it */
 int64_t rpc_call_deadline_ns(const struct rpc_call *c); /* time left; INT64_MAX: none */
 bool rpc_call_ended(const struct rpc_call

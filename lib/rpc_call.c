@@ -9,18 +9,21 @@
 enum { MESSAGE_TEXT_MAX = 4000 /* of a status; must fit the peer's header limit */ };
 
 static void call_recv(struct rpc_call *c);
+static void drop_buffer(struct rpc_call *c);
 static void call_send_done(struct rpc_tag *t, bool ok);
 static void call_recv_done(struct rpc_tag *t, bool ok);
 static void call_close_done(struct rpc_tag *t, bool ok);
 
-struct rpc_call *rpc_call_new(struct rpc_server *s, void (*filled)(struct rpc_tag *t, bool ok))
+struct rpc_call *rpc_call_new(struct rpc_slots *slots, void (*filled)(struct rpc_tag *t, bool ok))
 {
 	struct rpc_call *c = xcalloc(1, sizeof(*c));
 
 	list_init(&c->node);
 	c->refs = 1; /* the server's, until the end */
-	c->server = s;
-	c->loop = s->loop;
+	c->slots = slots;
+	c->entry = slots->entry;
+	c->server = slots->server;
+	c->loop = slots->server->loop;
 	grpc_call_details_init(&c->details);
 	grpc_metadata_array_init(&c->meta);
 	c->new_tag.fn = filled;
@@ -56,6 +59,7 @@ void rpc_call_unref(struct rpc_call *c)
 	if (!c || --c->refs > 0)
 		return;
 	INVARIANT(!c->call);
+	drop_buffer(c);
 	grpc_call_details_destroy(&c->details);
 	grpc_metadata_array_destroy(&c->meta);
 	free_copies(c->copies);
@@ -406,6 +410,13 @@ static void deliver(struct rpc_call *c)
 	}
 }
 
+static void drop_buffer(struct rpc_call *c)
+{
+	if (c->recv_buffer)
+		grpc_byte_buffer_destroy(c->recv_buffer);
+	c->recv_buffer = NULL;
+}
+
 static void call_recv_done(struct rpc_tag *t, bool ok)
 {
 	struct rpc_call *c = container_of(t, struct rpc_call, recv_tag);
@@ -416,9 +427,7 @@ static void call_recv_done(struct rpc_tag *t, bool ok)
 	if (!rpc_call_ended(c))
 		deliver(c);
 	c->in_recv = false;
-	if (c->recv_buffer)
-		grpc_byte_buffer_destroy(c->recv_buffer);
-	c->recv_buffer = NULL;
+	drop_buffer(c);
 	c->pending--;
 	if (c->on_read && !rpc_call_ended(c))
 		call_recv(c);
@@ -441,6 +450,13 @@ void rpc_read(struct rpc_call *c, void (*fn)(struct rpc_call *c, const ProtobufC
 	c->on_read = fn;
 	if (!c->in_recv) /* else the buffer is still in use, and call_recv_done() goes on */
 		call_recv(c);
+}
+
+/* The message that came with the call itself. */
+static void deliver_first(struct rpc_call *c)
+{
+	deliver(c);
+	drop_buffer(c);
 }
 
 /* ---- a new call ---- */
@@ -484,7 +500,8 @@ static void dispatch(struct rpc_call *c)
 {
 	const struct rpc_server_options *o = &c->server->o;
 
-	c->entry = map_get(c->server->methods, rpc_slice_bytes(&c->details.method));
+	if (!c->entry)
+		c->entry = map_get(c->server->methods, rpc_slice_bytes(&c->details.method));
 	if (!c->entry) {
 		unknown_method(c);
 		return;
@@ -504,7 +521,7 @@ static void dispatch(struct rpc_call *c)
 	else if (c->entry->impl->kind == RPC_BIDI)
 		run_start(c, NULL);
 	else
-		call_recv(c);
+		deliver_first(c);
 }
 
 void rpc_call_begin(struct rpc_call *c)
@@ -512,6 +529,8 @@ void rpc_call_begin(struct rpc_call *c)
 	c->begun = clock_mono();
 	list_append(&c->server->calls, &c->node);
 	c->peer = find_peer(c);
+	if (!c->slots->handle)
+		c->deadline = c->details.deadline;
 	if (c->peer) {
 		dispatch(c);
 		return;
@@ -586,7 +605,7 @@ const char *rpc_call_metadata(const struct rpc_call *c, const char *key)
 
 int64_t rpc_call_deadline_ns(const struct rpc_call *c)
 {
-	gpr_timespec d = c->details.deadline, left;
+	gpr_timespec d = c->deadline, left;
 
 	if (gpr_time_cmp(d, gpr_inf_future(d.clock_type)) == 0)
 		return INT64_MAX;

@@ -25,6 +25,7 @@ struct rpc_core;
 struct rpc_core *rpc_core_get(struct loop *l); /* a new reference */
 void rpc_core_put(struct rpc_core *core);
 grpc_completion_queue *rpc_core_cq(const struct rpc_core *core);
+unsigned rpc_core_turn(const struct rpc_core *core); /* the same within one delivery of events */
 void rpc_core_post(struct rpc_core *core, struct rpc_tag *t); /* t->fn(t, true) soon */
 
 struct rpc_payload {

@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 enum {
-	SLOTS = 32, /* calls that may arrive between two turns of the loop without waiting */
+	/* Calls of one method that gRPC may deliver between two turns of the loop; others wait. */
+	SLOTS_FIRST = 2,
+	SLOTS_MAX = 32,
 	STREAMS_MAX = DOOR_STREAMS_MAX,
 	QUOTA_LOCAL = 64 << 20,
 	QUOTA = 256 << 20,
@@ -85,7 +87,7 @@ const char *rpc_server_service(const struct rpc_server *s, size_t i)
 
 /* ---- slots: calls that gRPC may fill ---- */
 
-static void request_slot(struct rpc_server *s);
+static void request_slots(struct rpc_slots *sl);
 
 static void stop_check(struct rpc_server *s)
 {
@@ -106,30 +108,74 @@ static void stop_check(struct rpc_server *s)
 		stopped(s->stopped_arg);
 }
 
+/* A method whose slots were all filled at once gets more. */
+static void grow_slots(struct rpc_slots *sl, unsigned turn)
+{
+	sl->filled = sl->turn == turn ? sl->filled + 1 : 1;
+	sl->turn = turn;
+	if (sl->filled >= sl->target && sl->target < SLOTS_MAX)
+		sl->target *= 2;
+}
+
 static void slot_filled(struct rpc_tag *t, bool ok)
 {
 	struct rpc_call *c = container_of(t, struct rpc_call, new_tag);
 	struct rpc_server *s = c->server;
+	struct rpc_slots *sl = c->slots;
 
 	s->slots--;
+	sl->free--;
 	if (!ok) { /* the server shuts down */
 		rpc_call_drop_slot(c);
 		stop_check(s);
 		return;
 	}
-	request_slot(s);
+	grow_slots(sl, rpc_core_turn(s->core));
+	request_slots(sl);
 	rpc_call_begin(c);
 }
 
-static void request_slot(struct rpc_server *s)
+static bool takes_payload(const struct rpc_entry *m)
 {
-	struct rpc_call *c = rpc_call_new(s, slot_filled);
-	grpc_completion_queue *cq = rpc_core_cq(s->core);
-	grpc_call_error r = grpc_server_request_call(
-		s->srv, &c->call, &c->details, &c->meta, cq, cq, &c->new_tag);
+	return m->impl->kind != RPC_BIDI;
+}
 
-	INVARIANT(r == GRPC_CALL_OK);
-	s->slots++;
+static void request_slots(struct rpc_slots *sl)
+{
+	struct rpc_server *s = sl->server;
+	grpc_completion_queue *cq = rpc_core_cq(s->core);
+
+	for (; sl->free < sl->target; sl->free++, s->slots++) {
+		struct rpc_call *c = rpc_call_new(sl, slot_filled);
+		grpc_call_error r =
+			sl->handle ? grpc_server_request_registered_call(s->srv, sl->handle,
+					     &c->call, &c->deadline, &c->meta,
+					     takes_payload(sl->entry) ? &c->recv_buffer : NULL, cq,
+					     cq, &c->new_tag)
+				   : grpc_server_request_call(s->srv, &c->call, &c->details,
+					     &c->meta, cq, cq, &c->new_tag);
+
+		INVARIANT(r == GRPC_CALL_OK);
+	}
+}
+
+static void register_method(struct rpc_server *s, struct rpc_entry *m)
+{
+	m->slots = (struct rpc_slots){ .server = s, .entry = m, .target = SLOTS_FIRST };
+	m->slots.handle = grpc_server_register_method(s->srv, m->path, NULL,
+		takes_payload(m) ? GRPC_SRM_PAYLOAD_READ_INITIAL_BYTE_BUFFER
+				 : GRPC_SRM_PAYLOAD_NONE,
+		0);
+	INVARIANT(m->slots.handle);
+}
+
+static void open_slots(struct rpc_server *s)
+{
+	s->others = (struct rpc_slots){ .server = s, .target = SLOTS_FIRST };
+	request_slots(&s->others);
+	for (struct rpc_entry *m = s->entries; m; m = m->next)
+		if (m->impl)
+			request_slots(&m->slots);
 }
 
 void rpc_server_start(struct rpc_server *s)
@@ -164,9 +210,11 @@ void rpc_server_start(struct rpc_server *s)
 	grpc_resource_quota_unref(quota);
 	s->creds = grpc_insecure_server_credentials_create();
 	grpc_server_register_completion_queue(s->srv, rpc_core_cq(s->core), NULL);
+	for (struct rpc_entry *m = s->entries; m; m = m->next)
+		if (m->impl)
+			register_method(s, m);
 	grpc_server_start(s->srv);
-	for (int i = 0; i < SLOTS; i++)
-		request_slot(s);
+	open_slots(s);
 }
 
 /* ---- connections ---- */

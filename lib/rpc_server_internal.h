@@ -5,12 +5,25 @@
 #include "lib/map.h"
 #include "lib/rpc_internal.h"
 
+/* Calls that gRPC may fill, of one method, or (handle NULL) of all that were not registered. A
+ * registered call arrives with its first message: one event less. */
+struct rpc_slots {
+	struct rpc_server *server;
+	struct rpc_entry *entry;
+	void *handle;
+	int free;
+	int target;
+	unsigned turn; /* rpc_core_turn() of the last one filled */
+	int filled;    /* in that turn */
+};
+
 struct rpc_entry { /* one "/package.Service/Method" */
 	struct rpc_entry *next;
 	struct rpc_service svc;
 	const struct rpc_method *impl; /* NULL: not implemented */
 	const ProtobufCMethodDescriptor *desc;
 	char *path;
+	struct rpc_slots slots;
 };
 
 struct rpc_conn { /* a connection handed to gRPC, by descriptor number */
@@ -34,7 +47,8 @@ struct rpc_server {
 	struct rpc_conn **conns; /* [fd] */
 	size_t n_conns;
 	struct list calls;
-	int slots; /* outstanding grpc_server_request_call() */
+	struct rpc_slots others;
+	int slots; /* outstanding, of all kinds */
 	struct rpc_reflection *reflection;
 	bool stopping;
 	bool core_stopped; /* gRPC has no call and no connection left */
@@ -56,9 +70,11 @@ struct rpc_call {
 	struct rpc_server *server; /* NULL after the end */
 	struct loop *loop;
 	grpc_call *call; /* NULL after the end */
-	const struct rpc_entry *entry;
+	struct rpc_slots *slots;
+	const struct rpc_entry *entry; /* NULL: unknown */
 	struct peer *peer;
-	grpc_call_details details;
+	grpc_call_details details; /* only of calls that were not registered */
+	gpr_timespec deadline;
 	grpc_metadata_array meta;
 	struct rpc_copy *copies;
 	struct mono begun;
@@ -94,7 +110,7 @@ struct rpc_call {
 };
 
 /* A call in its slot, waiting to be filled by gRPC. */
-struct rpc_call *rpc_call_new(struct rpc_server *s, void (*filled)(struct rpc_tag *t, bool ok));
+struct rpc_call *rpc_call_new(struct rpc_slots *slots, void (*filled)(struct rpc_tag *t, bool ok));
 /* It was filled: finds the method and goes on from there. */
 void rpc_call_begin(struct rpc_call *c);
 void rpc_call_drop_slot(struct rpc_call *c); /* it never will be */
