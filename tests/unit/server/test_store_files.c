@@ -110,7 +110,7 @@ static void test_other_version(void)
 {
 	open_store();
 	close_store();
-	run_sql("UPDATE meta SET value = '2' WHERE name = 'schema'");
+	run_sql("UPDATE meta SET value = '999' WHERE name = 'schema'");
 	expect_refused(ERR_PRECONDITION, "newer version");
 	CHECK(unlink(file) == 0);
 	run_sql("CREATE TABLE registered_entries (id INTEGER)");
