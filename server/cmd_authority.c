@@ -181,7 +181,7 @@ FORCE(revoke_jwt, jwt, revoke, "RevokeJWTAuthority", revoke_jwtauthority_respons
 #define ID_FLAG(kind, verb)                                                                        \
 	{                                                                                          \
 		.name = "authorityID", .type = CLI_STRING,                                         \
-		.help = "The authority ID of the " kind " authority to " verb                      \
+		.help = "Which " kind " authority to " verb ", by the ID that show prints"         \
 	}
 #define FORCE_FLAG                                                                                 \
 	{                                                                                          \
@@ -199,37 +199,31 @@ static const struct cli_flag revoke_x509_flags[] = { ID_FLAG("X.509", "revoke"),
 static const struct cli_flag revoke_jwt_flags[] = { ID_FLAG("JWT", "revoke"), CLI_END };
 
 const struct cli_command cmd_localauthority[] = {
-	{ "localauthority jwt show", "Shows the local JWT authorities", NULL, COMMON, show_jwt },
+	{ "localauthority jwt show",
+		"Shows this server's JWT authorities, and who has not seen them", NULL, COMMON,
+		show_jwt },
 	{ "localauthority jwt prepare",
-		"Prepares a new JWT authority for use by generating a new key and injecting it "
-		"into the bundle",
-		NULL, COMMON, prepare_jwt },
-	{ "localauthority jwt activate",
-		"Activates a prepared JWT authority for use, which will cause it to be used for "
-		"all JWT signing operations serviced by this server going forward",
+		"Makes the next JWT authority and puts its key into the bundle", NULL, COMMON,
+		prepare_jwt },
+	{ "localauthority jwt activate", "Signs with the prepared JWT authority from now on",
 		activate_jwt_flags, COMMON, activate_jwt },
-	{ "localauthority jwt taint", "Marks the previously active JWT authority as being tainted",
-		taint_jwt_flags, COMMON, taint_jwt },
-	{ "localauthority jwt revoke",
-		"Revokes the previously active JWT authority by removing it from the bundle and "
-		"propagating this update throughout the cluster",
+	{ "localauthority jwt taint",
+		"Taints the old JWT authority: agents hand out its tokens no more", taint_jwt_flags,
+		COMMON, taint_jwt },
+	{ "localauthority jwt revoke", "Takes the tainted JWT authority out of the bundle",
 		revoke_jwt_flags, COMMON, revoke_jwt },
-	{ "localauthority x509 show", "Shows the local X.509 authorities", NULL, COMMON,
+	{ "localauthority x509 show",
+		"Shows this server's X.509 authorities, and who has not seen them", NULL, COMMON,
 		show_x509 },
 	{ "localauthority x509 prepare",
-		"Prepares a new X.509 authority for use by generating a new key and injecting the "
-		"resulting CA certificate into the bundle",
-		NULL, COMMON, prepare_x509 },
-	{ "localauthority x509 activate",
-		"Activates a prepared X.509 authority for use, which will cause it to be used for "
-		"all X.509 signing operations serviced by this server going forward",
+		"Makes the next X.509 authority and puts its certificate into the bundle", NULL,
+		COMMON, prepare_x509 },
+	{ "localauthority x509 activate", "Signs with the prepared X.509 authority from now on",
 		activate_x509_flags, COMMON, activate_x509 },
 	{ "localauthority x509 taint",
-		"Marks the previously active X.509 authority as being tainted", taint_x509_flags,
+		"Taints the old X.509 authority: all its SVIDs are signed anew", taint_x509_flags,
 		COMMON, taint_x509 },
-	{ "localauthority x509 revoke",
-		"Revokes the previously active X.509 authority by removing it from the bundle and "
-		"propagating this update throughout the cluster",
+	{ "localauthority x509 revoke", "Takes the tainted X.509 authority out of the bundle",
 		revoke_x509_flags, COMMON, revoke_x509 },
 	{ .name = NULL },
 };
@@ -276,25 +270,19 @@ static int revoke_upstream(struct cli *c)
 		DESCRIPTOR(revoke_x509_upstream_authority_response));
 }
 
-#define SKID_FLAG(text)                                                                            \
+#define SKID_FLAG(verb)                                                                            \
 	{                                                                                          \
 		.name = "subjectKeyID", .type = CLI_STRING,                                        \
-		.help = "The X.509 Subject Key Identifier (or SKID) of the authority's CA "        \
-			"certificate of the " text                                                 \
+		.help = "Which upstream authority to " verb ", by its subject key id in hex"       \
 	}
-static const struct cli_flag taint_upstream_flags[] = {
-	SKID_FLAG("upstream X.509 authority to taint"), CLI_END
-};
-static const struct cli_flag revoke_upstream_flags[] = {
-	SKID_FLAG("X.509 upstream authority to revoke"), CLI_END
-};
+static const struct cli_flag taint_upstream_flags[] = { SKID_FLAG("taint"), CLI_END };
+static const struct cli_flag revoke_upstream_flags[] = { SKID_FLAG("revoke"), CLI_END };
 
 const struct cli_command cmd_upstreamauthority[] = {
-	{ "upstreamauthority taint", "Marks the provided X.509 upstream authority as being tainted",
+	{ "upstreamauthority taint",
+		"Taints an upstream authority: all SVIDs under it are signed anew",
 		taint_upstream_flags, COMMON, taint_upstream },
-	{ "upstreamauthority revoke",
-		"Revokes the previously active X.509 upstream authority by removing it from the "
-		"bundle and propagating this update throughout the cluster",
+	{ "upstreamauthority revoke", "Takes a tainted upstream authority out of the bundle",
 		revoke_upstream_flags, COMMON, revoke_upstream },
 	{ .name = NULL },
 };

@@ -363,6 +363,136 @@ static void count(struct view_watch *w)
 	container_of(w, struct counter, w)->n++;
 }
 
+/* ---- taint ---- */
+
+struct root {
+	struct key *key;
+	struct x509_cert *cert;
+};
+
+static struct buf build(const struct root *by, const char *id, struct bytes spki, bool ca)
+{
+	struct buf der = BUF_INIT, name = BUF_INIT;
+	struct x509_signer signer = { .type = KEY_EC_P256, .sign = sign, .arg = by->key };
+	struct x509_name n = { .country = "US", .organization = "SPIFFE" };
+	int64_t now = clock_wall().sec;
+	struct err e = ERR_INIT;
+	uint8_t serial[16];
+
+	x509_random_serial(serial);
+	x509_name_der(&n, &name);
+	CHECK_OK(x509_build(&(struct x509_template){ .serial = bytes_of(serial, 16),
+				    .subject_raw = buf_view(&name),
+				    .issuer_raw = buf_view(&name),
+				    .not_before = wall_of_sec(now - 10),
+				    .not_after = wall_of_sec(now + 3600),
+				    .spki = spki,
+				    .is_ca = ca,
+				    .key_usage = ca ? KU_CERT_SIGN : KU_DIGITAL_SIGNATURE,
+				    .eku_server_client = !ca,
+				    .uris = &id,
+				    .n_uris = 1 },
+		&signer, &der, &e));
+	buf_deinit(&name);
+	return der;
+}
+
+static struct root root_new(void)
+{
+	struct root r;
+	struct err e = ERR_INIT;
+	struct buf der;
+
+	CHECK_OK(key_generate(KEY_EC_P256, &r.key, &e));
+	der = build(&r, "spiffe://example.org", pubkey_spki(key_public(r.key)), true);
+	CHECK_OK(x509_parse(buf_view(&der), &r.cert, &e));
+	buf_deinit(&der);
+	return r;
+}
+
+static void root_free(struct root *r)
+{
+	key_unref(r->key);
+	x509_unref(r->cert);
+}
+
+static struct svid *svid_by(const struct root *by, const char *id)
+{
+	struct err e = ERR_INIT;
+	struct svid *s;
+	struct key *k;
+	struct buf der;
+	struct bytes cert;
+
+	CHECK_OK(key_generate(KEY_EC_P256, &k, &e));
+	der = build(by, id, pubkey_spki(key_public(k)), false);
+	cert = buf_view(&der);
+	CHECK_OK(svid_new(&cert, 1, bytes_str("key"), bytes_of(NULL, 0), id, &s, &e));
+	buf_deinit(&der);
+	key_unref(k);
+	return s;
+}
+
+static void put_bundle(struct rig *r, const struct root *a, bool tainted, const struct root *b)
+{
+	struct cache_update u = { .bundle = bundle_new("example.org") };
+
+	bundle_add_root(u.bundle, a->cert, tainted);
+	bundle_add_root(u.bundle, b->cert, false);
+	cache_apply(r->cache, &u);
+	cache_update_deinit(&u);
+	loop_drain(r->loop);
+}
+
+static void sign_by(struct rig *r, const struct root *by, const char *entry_id)
+{
+	const struct record *rec = cache_find(r->cache, entry_id);
+	struct svid *s = svid_by(by, rec->entry.spiffe_id);
+
+	cache_signed(r->cache, entry_id, rec->entry.revision_number, s);
+	svid_unref(s);
+}
+
+static int64_t due_in_ms(struct rig *r, const char *entry_id)
+{
+	return (cache_find(r->cache, entry_id)->due - wall_ns(clock_wall())) / NS_PER_MS;
+}
+
+static void test_taint(void)
+{
+	struct rig r = rig_new(100);
+	struct root old = root_new(), new = root_new();
+	struct view *v;
+
+	put_bundle(&r, &old, false, &new);
+	for (const char *const *id = (const char *const[]){ "1", "2", "3", "4", NULL }; *id; id++)
+		put(r.cache, entry_of(*id, *id, **id == '1' ? "unix:uid:1" : "unix:uid:2"));
+	v = view_of(r.cache, "unix:uid:1");
+	view_use_x509(v);
+	while (cache_next_wanted(r.cache))
+		;
+	sign_by(&r, &old, "1");
+	sign_by(&r, &old, "2");
+	sign_by(&r, &new, "3");
+	CHECK_INT(cache_find(r.cache, "4")->state, RECORD_SIGNING);
+	CHECK(due_in_ms(&r, "1") > 1000000);
+	put_bundle(&r, &old, true, &new);
+	/* Those in use first; nothing at once; what is good stays. */
+	CHECK(due_in_ms(&r, "1") <= 1600);
+	CHECK(due_in_ms(&r, "2") > 1300 && due_in_ms(&r, "2") <= 3200);
+	CHECK(due_in_ms(&r, "3") > 1000000);
+	CHECK_INT(cache_wanted(r.cache), 0);
+	/* Signed before the taint, arrived after it. */
+	sign_by(&r, &old, "4");
+	CHECK(due_in_ms(&r, "4") <= 3200);
+	CHECK(!cache_find(r.cache, "4")->again);
+	view_unuse_x509(v);
+	view_unref(v);
+	root_free(&old);
+	root_free(&new);
+	rig_free(&r);
+}
+
 static void test_told_of_changes_only(void)
 {
 	struct rig r = rig_new(100);
@@ -481,7 +611,7 @@ static void test_many_entries_match_fast(void)
 
 TEST_MAIN(TEST(test_matching), TEST(test_full_set_removes), TEST(test_hint_and_store),
 	TEST(test_prefetch_and_evict), TEST(test_revision_resigns),
-	TEST(test_changed_while_signing), TEST(test_renews_at_half_life),
+	TEST(test_changed_while_signing), TEST(test_renews_at_half_life), TEST(test_taint),
 	TEST(test_told_of_changes_only), TEST(test_nearest),
 	TEST(test_failed_does_not_hold_others_back), TEST(test_export_import),
 	TEST(test_many_entries_match_fast))
