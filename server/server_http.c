@@ -6,6 +6,7 @@
 #include "lib/http.h"
 #include "lib/log.h"
 #include "lib/metrics.h"
+#include "server/federation.h"
 #include "server/server.h"
 
 struct server_http {
@@ -113,6 +114,24 @@ static double count_changes(void *arg)
 	return store_value(arg, 2);
 }
 
+static double count_peers(void *arg)
+{
+	const struct api *a = arg;
+	struct federation_stats st;
+
+	federation_stats(a->federation, &st);
+	return (double)st.peers;
+}
+
+static double count_failing(void *arg)
+{
+	const struct api *a = arg;
+	struct federation_stats st;
+
+	federation_stats(a->federation, &st);
+	return (double)st.failing;
+}
+
 static double svid_expiry(void *arg)
 {
 	const struct api *a = arg;
@@ -134,6 +153,10 @@ static void add_gauges(const struct api *a)
 		{ "assay_server_sync_streams_behind",
 			"Push streams whose agent has not acknowledged the present own bundle.",
 			count_behind },
+		{ "assay_server_federation_peers", "Trust domains whose bundle is polled.",
+			count_peers },
+		{ "assay_server_federation_failing", "Of these, those whose last fetch failed.",
+			count_failing },
 		{ "assay_server_uptime_in_ms", "Milliseconds since the start.", uptime },
 		{ "assay_server_svid_expires_at", "End of the server's own SVID, Unix seconds.",
 			svid_expiry },

@@ -30,6 +30,10 @@ static void handle(void *arg, const struct http_request *rq, struct http_respons
 		rs->content_type = "application/json";
 	buf_printf(&rs->body, "%s %s?%s %s %.*s", rq->method, rq->path, rq->query, rq->host,
 		(int)rq->body.n, (const char *)rq->body.p);
+	if (*rq->forwarded_host) {
+		buf_printf(&rs->body, " [%s %s]", rq->forwarded_host, rq->forwarded_proto);
+		rs->headers = "X-Extra: 1\r\n";
+	}
 }
 
 static void server_begin(struct http_server_options *o)
@@ -121,6 +125,10 @@ static void test_requests(void)
 	CHECK_CONTAINS(got, "\r\nConnection: close\r\n");
 	CHECK_CONTAINS(got, "\r\nDate: ");
 	CHECK_CONTAINS(got, "\r\n\r\nGET /live?a=b me ");
+	got = ask("GET /f HTTP/1.1\r\nHost: me\r\nX-Forwarded-Host: you:1 \r\nx-forwarded-proto: "
+		  "https\r\nX-Forwarded-Host: other\r\n" CLOSE);
+	CHECK_CONTAINS(got, "\r\nX-Extra: 1\r\nConnection");
+	CHECK_CONTAINS(got, "GET /f? me  [you:1 https]");
 	got = ask("GET http://you/abs HTTP/1.0\r\n\r\n");
 	CHECK_CONTAINS(got, "\r\n\r\nGET /abs? ");
 	got = ask("POST /none HTTP/1.1\r\nhOsT:\t me \r\nTransfer-Encoding: chunked\r\n" CLOSE
@@ -130,7 +138,7 @@ static void test_requests(void)
 	got = ask("HEAD / HTTP/1.1\r\nHost: me\r\n" CLOSE);
 	CHECK_CONTAINS(got, "\r\nContent-Length: 11\r\n");
 	CHECK(strcmp(got + strlen(got) - 4, "\r\n\r\n") == 0);
-	CHECK_INT(handled, 4);
+	CHECK_INT(handled, 5);
 	server_end();
 }
 

@@ -1,4 +1,5 @@
-/* Bundles fetched from a peer that is served in the same process. */
+/* Covers: server/federation.c server/federation_url.c
+ * Bundles fetched from a peer that is served in the same process. */
 #include "server/federation.h"
 
 #include <netinet/in.h>
