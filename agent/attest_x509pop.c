@@ -133,7 +133,7 @@ static int x509pop_respond(
 	AUTO(key_unref) struct key *k = NULL;
 	AUTO_BUF struct buf nonce = BUF_INIT_MAX(CHALLENGE_MAX);
 	enum key_type t;
-	bool rsa;
+	bool rsa = false;
 	int r = read_key(o, &k, e);
 
 	if (!r)
