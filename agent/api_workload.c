@@ -12,6 +12,8 @@
 
 #define WORKLOAD_PREFIX "/SpiffeWorkloadAPI/"
 
+enum { LOGGED_SELECTORS_MAX = 4096 };
+
 static struct metric *attest_seconds, *attest_failures, *no_identity;
 
 bool api_public_authorize(void *arg, struct rpc_call *c, const char *method)
@@ -76,18 +78,48 @@ void api_attest(
 	workload_attest(t->api->workload, rpc_call_peer(c), 0, false, attested, t);
 }
 
+/* Selector values may be private, so only those that the operator named stand in the log: "unix",
+ * "k8s:ns". */
+static bool may_log(const struct strings *allowed, const char *text)
+{
+	for (size_t i = 0; i < allowed->n; i++) {
+		size_t n = strlen(allowed->v[i]);
+
+		if (strncmp(text, allowed->v[i], n) == 0 && (text[n] == '\0' || text[n] == ':'))
+			return true;
+	}
+	return false;
+}
+
+static char *loggable(const struct strings *allowed, const struct selectors *s)
+{
+	struct buf out = BUF_INIT_MAX(LOGGED_SELECTORS_MAX);
+
+	for (size_t i = 0; allowed->n && i < s->n; i++) {
+		AUTO(free) char *text = xasprintf("%s:%s", s->v[i].type, s->v[i].value);
+
+		if (may_log(allowed, text))
+			buf_printf(&out, "%s%s", out.len ? "," : "", text);
+	}
+	return out.len ? buf_take_str(&out) : NULL;
+}
+
 void api_no_identity(struct rpc_call *c, const struct view *v)
 {
 	static struct log_limit limit;
 	const struct peer *p = rpc_call_peer(c);
+	const struct api *a = rpc_call_data(c);
 
-	(void)v;
 	if (no_identity)
 		metric_add(no_identity, 1);
-	if (p && p->pid != getpid() && log_allowed(&limit, 5))
+	if (p && p->pid != getpid() && log_allowed(&limit, 5)) {
+		AUTO(free) char *shown = loggable(&a->options->log_selectors, &v->selectors);
+
 		log_event(LOG_ERROR, "workload", "No identity issued", "method", rpc_call_method(c),
 			"pid", log_fmt("%d", (int)p->pid), "uid", log_fmt("%u", (unsigned)p->uid),
-			"hint", log_fmt("assay-agent explain -pid %d", (int)p->pid), NULL);
+			"explained_by", log_fmt("assay-agent explain -pid %d", (int)p->pid),
+			"selectors", shown, NULL);
+	}
 	rpc_fail(c, ERR_DENIED, "no identity issued");
 }
 

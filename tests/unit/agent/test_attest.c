@@ -1,6 +1,7 @@
 #include <jansson.h>
 
 #include "agent/attest.h"
+#include "lib/http.h"
 #include "tests/test.h"
 
 static int sign(void *arg, enum hash h, struct bytes d, struct buf *ret, struct err *e)
@@ -287,5 +288,54 @@ static void test_bootstrap(void)
 	key_unref(ca);
 }
 
+static void serve_bundle(void *arg, const struct http_request *rq, struct http_response *rs)
+{
+	CHECK_STR(rq->path, "/bundle");
+	buf_bytes(&rs->body, buf_view(arg));
+}
+
+static struct http_server *web;
+
+static void on_fetched(void *arg, struct bundle *b, const struct err *e)
+{
+	on_bundle(arg, b, e);
+	http_server_close(web);
+}
+
+static void test_bootstrap_by_url(void)
+{
+	struct key *ca = new_key(KEY_EC_P256);
+	struct x509_cert *root = cert("spiffe://td", "ca", ca, ca, "ca", true);
+	AUTO_BUF struct buf json = BUF_INIT;
+	struct bundle *b = bundle_new("td");
+	char td[] = "td", url[] = "http://localhost/bundle";
+	struct agent_options o = {
+		.trust_domain = td, .trust_bundle_url = url, .trust_bundle_spiffe_format = true
+	};
+	struct http_server_options h = { .handle = serve_bundle, .arg = &json };
+	struct loop *l = loop_new();
+	struct err e = ERR_INIT;
+
+	bundle_add_root(b, root, false);
+	bundle_to_json(b, &json);
+	h.unix_path = o.trust_bundle_unix_socket = xasprintf("%s/web.sock", test_dir());
+	CHECK_OK(http_server_open(l, &h, &web, &e));
+	bootstrap_start(l, &o, on_fetched, NULL);
+	loop_run(l);
+	CHECK_STR(boot_err.msg, "");
+	CHECK_INT(boot_roots, 1);
+	/* Nobody there any more. */
+	bootstrap_start(l, &o, on_bundle, NULL);
+	loop_run(l);
+	CHECK(boot_err.code != 0);
+	CHECK_CONTAINS(boot_err.msg, "trust_bundle_url");
+	loop_free(l);
+	bundle_unref(b);
+	x509_unref(root);
+	key_unref(ca);
+	free(o.trust_bundle_unix_socket);
+}
+
 TEST_MAIN(TEST(test_token), TEST(test_x509pop_ec), TEST(test_x509pop_rsa),
-	TEST(test_server_identity), TEST(test_svid_from_the_server), TEST(test_bootstrap))
+	TEST(test_server_identity), TEST(test_svid_from_the_server), TEST(test_bootstrap),
+	TEST(test_bootstrap_by_url))
