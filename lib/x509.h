@@ -137,6 +137,17 @@ struct x509_template {
 int x509_build(const struct x509_template *t, const struct x509_signer *s, struct buf *ret,
 	struct err *e) MUST_USE;
 
+/* A CSR for a key that stays in its key manager. */
+struct x509_csr_template {
+	struct bytes subject_raw; /* DER Name */
+	struct bytes spki;
+	const char *uri; /* NULL: none */
+	const char *const *dns_names;
+	size_t n_dns_names;
+};
+int x509_csr_build(const struct x509_csr_template *t, const struct x509_signer *s, struct buf *ret,
+	struct err *e) MUST_USE;
+
 /* DER Name from parts, in this order, each left out when NULL: C, O, OU…, serialNumber, CN.
  * Countries printable, others UTF8 or printable as fits. */
 struct x509_name {
@@ -145,6 +156,9 @@ struct x509_name {
 void x509_name_der(const struct x509_name *n, struct buf *ret);
 /* raw with its CN replaced by (or, if none, extended with) cn. */
 int x509_name_with_cn(struct bytes raw, const char *cn, struct buf *ret, struct err *e) MUST_USE;
+/* raw with its OUs replaced by (or, if none, with the addition of) ou, before serialNumber and CN.
+ */
+int x509_name_with_ou(struct bytes raw, const char *ou, struct buf *ret, struct err *e) MUST_USE;
 /* 16 random bytes, positive, not zero. */
 void x509_random_serial(uint8_t ret[16]);
 

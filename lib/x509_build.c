@@ -255,22 +255,36 @@ int x509_csr_make(const struct key *k, const char *uri, struct buf *ret, struct 
 	return x509_csr_make_dns(k, uri, NULL, 0, ret, e);
 }
 
+int x509_csr_build(const struct x509_csr_template *t, const struct x509_signer *s, struct buf *ret,
+	struct err *e)
+{
+	AUTO_BUF struct buf info = BUF_INIT_MAX(X509_MAX_DER - 2048);
+	size_t all = der_open(&info, DER_SEQUENCE);
+
+	der_put_small(&info, 0);
+	buf_bytes(&info, t->subject_raw);
+	buf_bytes(&info, t->spki);
+	put_csr_attributes(&info, t->uri, t->dns_names, t->n_dns_names);
+	der_close(&info, all);
+	if (info.failed)
+		return err_set(e, ERR_INVALID, "the CSR would be too large");
+	return put_signed(buf_view(&info), s, ret, e);
+}
+
 int x509_csr_make_dns(const struct key *k, const char *uri, const char *const *dns, size_t n_dns,
 	struct buf *ret, struct err *e)
 {
 	static const struct x509_name name = { .country = "US", .organization = "SPIRE" };
-	AUTO_BUF struct buf info = BUF_INIT_MAX(X509_MAX_DER - 2048);
+	AUTO_BUF struct buf subject = BUF_INIT;
 	struct x509_signer s = {
 		.type = key_get_type(k), .sign = sign_with_key, .arg = (void *)(uintptr_t)k
 	};
-	size_t all = der_open(&info, DER_SEQUENCE);
 
-	der_put_small(&info, 0);
-	x509_name_der(&name, &info);
-	buf_bytes(&info, pubkey_spki(key_public(k)));
-	put_csr_attributes(&info, uri, dns, n_dns);
-	der_close(&info, all);
-	if (info.failed)
-		return err_set(e, ERR_INVALID, "the CSR would be too large");
-	return put_signed(buf_view(&info), &s, ret, e);
+	x509_name_der(&name, &subject);
+	return x509_csr_build(&(struct x509_csr_template){ .subject_raw = buf_view(&subject),
+				      .spki = pubkey_spki(key_public(k)),
+				      .uri = uri,
+				      .dns_names = dns,
+				      .n_dns_names = n_dns },
+		&s, ret, e);
 }

@@ -234,12 +234,12 @@ void x509_name_der(const struct x509_name *n, struct buf *ret)
 	der_close(ret, all);
 }
 
-static bool has_cn(struct bytes rdn)
+static bool has(struct bytes rdn, uint8_t attribute)
 {
 	struct attribute a;
 
 	while (get_attribute(&rdn, &a))
-		if (is_attribute(a.oid, ATTR_CN))
+		if (is_attribute(a.oid, attribute))
 			return true;
 	return false;
 }
@@ -254,7 +254,7 @@ int x509_name_with_cn(struct bytes raw, const char *cn, struct buf *ret, struct 
 		return err_set(e, ERR_INVALID, "malformed name");
 	all = der_open(ret, DER_SEQUENCE);
 	while (der_get_whole(&body, DER_SET, &rdn, &whole)) {
-		if (!has_cn(rdn)) {
+		if (!has(rdn, ATTR_CN)) {
 			buf_bytes(ret, whole);
 			continue;
 		}
@@ -264,6 +264,31 @@ int x509_name_with_cn(struct bytes raw, const char *cn, struct buf *ret, struct 
 	}
 	if (!done)
 		put_rdn(ret, ATTR_CN, cn);
+	der_close(ret, all);
+	return 0;
+}
+
+int x509_name_with_ou(struct bytes raw, const char *ou, struct buf *ret, struct err *e)
+{
+	struct bytes body, rdn, whole;
+	bool done = false;
+	size_t all;
+
+	if (!der_get(&raw, DER_SEQUENCE, &body) || raw.n || !name_check(body))
+		return err_set(e, ERR_INVALID, "malformed name");
+	all = der_open(ret, DER_SEQUENCE);
+	while (der_get_whole(&body, DER_SET, &rdn, &whole)) {
+		bool replaced = has(rdn, ATTR_OU);
+
+		if (!done && (replaced || has(rdn, ATTR_SERIAL) || has(rdn, ATTR_CN))) {
+			put_rdn(ret, ATTR_OU, ou);
+			done = true;
+		}
+		if (!replaced)
+			buf_bytes(ret, whole);
+	}
+	if (!done)
+		put_rdn(ret, ATTR_OU, ou);
 	der_close(ret, all);
 	return 0;
 }

@@ -53,6 +53,7 @@ struct api {
 	struct store *store;
 	struct entries *entries;
 	struct ca *ca;
+	struct upstream *upstream; /* NULL: the CA signs itself */
 	struct authz *authz;
 	struct ratelimit *limits;
 	struct attest *attest;
@@ -82,6 +83,8 @@ struct rpc_service api_authority_service(struct api *a);       /* what is ours b
 /* Methods of the agent service (api_attest.c). */
 void api_attest_agent(struct rpc_call *c, const ProtobufCMessage *req);
 void api_renew_agent(struct rpc_call *c, const ProtobufCMessage *req);
+/* NewDownstreamX509CA, of the SVID service (api_downstream.c). */
+void api_new_downstream(struct rpc_call *c, const ProtobufCMessage *req);
 /* SyncAuthorizedEntries, of the entry service (api_entry_sync.c). */
 void api_entry_sync(struct rpc_call *c, const ProtobufCMessage *req);
 /* Methods of the bundle service (api_bundle_federated.c). */

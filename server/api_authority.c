@@ -25,13 +25,15 @@ static bool jwt_is_off(struct rpc_call *c, enum ca_kind k)
 	return k == CA_JWT && a->jwt_disabled;
 }
 
-static V1(AuthorityState) * state(const char *id, int64_t expires_at)
+static V1(AuthorityState) * state(const char *id, int64_t expires_at, const char *upstream_id)
 {
 	V1(AuthorityState) *m =
 		pb_new(&spire__api__server__localauthority__v1__authority_state__descriptor);
 
 	m->authority_id = pb_str(id);
 	m->expires_at = expires_at;
+	if (upstream_id)
+		m->upstream_authority_subject_key_id = pb_str(upstream_id);
 	return m;
 }
 
@@ -39,7 +41,7 @@ static V1(AuthorityState) * state(const char *id, int64_t expires_at)
 
 static V1(AuthorityState) * state_of(const struct ca_authority *a)
 {
-	return a->id ? state(a->id, a->expires_at) : NULL;
+	return a->id ? state(a->id, a->expires_at, a->upstream_id) : NULL;
 }
 
 static void get_state(struct rpc_call *c, enum ca_kind k, const ProtobufCMessageDescriptor *d)
@@ -109,7 +111,7 @@ static void forced_done(void *arg, const struct ca_authority *a, const struct er
 		rpc_fail_err(f->c, e);
 	} else {
 		rs = pb_new(f->response);
-		rs->prepared_authority = state(a->id, expiry_told(f, a));
+		rs->prepared_authority = state(a->id, expiry_told(f, a), a->upstream_id);
 		api_audit(rpc_call_data(f->c), f->c, 0, NULL, "local_authority_id",
 			f->id[0] ? f->id : NULL, NULL);
 		api_reply(f->c, rs);
@@ -195,10 +197,58 @@ static void revoke_jwt(struct rpc_call *c, const ProtobufCMessage *req)
 
 /* ---- upstream, WIT ---- */
 
-static void no_upstream(struct rpc_call *c, const ProtobufCMessage *req)
+struct upstream_forced {
+	struct rpc_call *c;
+	char *id;
+	const ProtobufCMessageDescriptor *response;
+};
+
+static void upstream_forced_done(void *arg, const struct ca_authority *a, const struct err *e)
 {
-	(void)req;
-	rpc_fail(c, ERR_PRECONDITION, "upstream authority is not configured");
+	struct upstream_forced *f = arg;
+	/* Both messages have one field, the subject key id. */
+	V1(TaintX509UpstreamAuthorityResponse) * rs;
+
+	if (!a) {
+		rpc_fail_err(f->c, e);
+	} else {
+		rs = pb_new(f->response);
+		rs->upstream_authority_subject_key_id = pb_str(f->id);
+		api_audit(rpc_call_data(f->c), f->c, 0, NULL, "subject_key_id", f->id, NULL);
+		api_reply(f->c, rs);
+	}
+	rpc_call_unref(f->c);
+	free(f->id);
+	free(f);
+}
+
+static void force_upstream(struct rpc_call *c, enum ca_force what, const char *id,
+	const ProtobufCMessageDescriptor *response)
+{
+	const struct api *a = rpc_call_data(c);
+	struct upstream_forced *f = xcalloc(1, sizeof(*f));
+
+	*f = (struct upstream_forced){
+		.c = rpc_call_ref(c), .id = xstrdup(id), .response = response
+	};
+	for (char *s = f->id; *s; s++)
+		if (*s >= 'A' && *s <= 'F')
+			*s = (char)(*s - 'A' + 'a');
+	ca_force_upstream(a->ca, what, f->id, upstream_forced_done, f);
+}
+
+static void taint_upstream(struct rpc_call *c, const ProtobufCMessage *req)
+{
+	const V1(TaintX509UpstreamAuthorityRequest) *rq = (const void *)req;
+
+	force_upstream(c, CA_TAINT, rq->subject_key_id, RESPONSE(taint_x509_upstream_authority));
+}
+
+static void revoke_upstream(struct rpc_call *c, const ProtobufCMessage *req)
+{
+	const V1(RevokeX509UpstreamAuthorityRequest) *rq = (const void *)req;
+
+	force_upstream(c, CA_REVOKE, rq->subject_key_id, RESPONSE(revoke_x509_upstream_authority));
 }
 
 static void no_wit(struct rpc_call *c, const ProtobufCMessage *req)
@@ -245,9 +295,9 @@ static const struct rpc_method methods[] = {
 	{ "PrepareX509Authority", RPC_UNARY, prepare_x509 },
 	{ "ActivateX509Authority", RPC_UNARY, activate_x509 },
 	{ "TaintX509Authority", RPC_UNARY, taint_x509 },
-	{ "TaintX509UpstreamAuthority", RPC_UNARY, no_upstream },
+	{ "TaintX509UpstreamAuthority", RPC_UNARY, taint_upstream },
 	{ "RevokeX509Authority", RPC_UNARY, revoke_x509 },
-	{ "RevokeX509UpstreamAuthority", RPC_UNARY, no_upstream },
+	{ "RevokeX509UpstreamAuthority", RPC_UNARY, revoke_upstream },
 	{ "GetWITAuthorityState", RPC_UNARY, no_wit },
 	{ "PrepareWITAuthority", RPC_UNARY, no_wit },
 	{ "ActivateWITAuthority", RPC_UNARY, no_wit },

@@ -589,12 +589,6 @@ static void no_wit(struct rpc_call *c, const ProtobufCMessage *req)
 	rpc_fail(c, ERR_UNIMPLEMENTED, "WIT functionality is disabled");
 }
 
-static void no_downstream(struct rpc_call *c, const ProtobufCMessage *req)
-{
-	(void)req;
-	rpc_fail(c, ERR_UNIMPLEMENTED, "downstream authorities are not supported");
-}
-
 static const struct rpc_method methods[] = {
 	{ "MintX509SVID", RPC_UNARY, mint_x509 },
 	{ "MintJWTSVID", RPC_UNARY, mint_jwt },
@@ -602,7 +596,7 @@ static const struct rpc_method methods[] = {
 	{ "BatchNewX509SVID", RPC_UNARY, start_batch_new_x509 },
 	{ "NewJWTSVID", RPC_UNARY, start_new_jwt },
 	{ "BatchNewWITSVID", RPC_UNARY, no_wit },
-	{ "NewDownstreamX509CA", RPC_UNARY, no_downstream },
+	{ "NewDownstreamX509CA", RPC_UNARY, api_new_downstream },
 };
 
 struct rpc_service api_svid_service(struct api *a)

@@ -32,6 +32,7 @@ static void destroy(struct ca *ca)
 		strings_deinit(&ca->line[k].leaving);
 	}
 	bundle_unref(ca->bundle);
+	bundle_unref(ca->upstream_bundle);
 	ca_issuer_unref(ca->x509_issuer);
 	ca_jwt_issuer_unref(ca->jwt_issuer);
 	free(ca->trust_domain);
@@ -63,6 +64,9 @@ void ca_free(struct ca *ca)
 	loop_timer_free(ca->look);
 	ca->timer = ca->retry = ca->look = NULL;
 	ca_ops_cancel(ca);
+	if (ca->upstream)
+		upstream_on_bundle(ca->upstream, NULL, NULL);
+	ca->upstream = NULL;
 	if (ca->pending == 0)
 		destroy(ca);
 }
@@ -88,6 +92,15 @@ static void on_begin(void *arg)
 		ca_step(ca);
 }
 
+static void on_upstream_bundle(void *arg, struct bundle *b)
+{
+	struct ca *ca = arg;
+
+	ca_take_upstream_bundle(ca, b);
+	ca->pending++;
+	loop_post(ca->loop, on_begin, ca);
+}
+
 static struct ca *ca_alloc(const struct ca_options *o)
 {
 	struct ca *ca = xcalloc(1, sizeof(*ca));
@@ -108,6 +121,7 @@ static struct ca *ca_alloc(const struct ca_options *o)
 	ca->jwt_svid_ttl_ns = o->jwt_svid_ttl_ns;
 	ca->agent_ttl_ns = o->agent_ttl_ns;
 	ca->disable_jwt = o->disable_jwt;
+	ca->upstream = o->upstream;
 	ca->backoff = (struct backoff){ .first_ns = NS_PER_SEC, .max_ns = 15 * NS_PER_SEC };
 	return ca;
 }
@@ -140,6 +154,9 @@ int ca_new(const struct ca_options *o, void (*ready)(void *arg, const struct err
 	ca->timer = loop_timer_new(ca->loop, ca_step, ca);
 	ca->retry = loop_timer_new(ca->loop, on_retry, ca);
 	ca->look = loop_timer_new(ca->loop, ca_step, ca);
+	ca_mark_unfit(ca);
+	if (ca->upstream)
+		upstream_on_bundle(ca->upstream, on_upstream_bundle, ca);
 	ca->pending++;
 	loop_post(ca->loop, on_begin, ca);
 	*ret = ca;
@@ -180,7 +197,8 @@ static void failed(struct ca *ca, enum ca_kind kind, const char *what, int code,
 {
 	struct err e = ERR_INIT;
 
-	if (!ca->ready) {
+	/* A server above that is not there, or does not know us yet, may come. */
+	if (!ca->ready && !(kind != CA_KINDS && upstream_follows(ca->upstream))) {
 		ca->failed = true;
 		(void)err_set(&e, code, "%s: %s", what, msg);
 		if (ca->ready_fn)
@@ -239,7 +257,10 @@ static void log_slot(const char *msg, enum ca_kind k, int i, const struct ca_slo
 	wall_format(wall_of_sec(s->not_after), ends, sizeof(ends));
 	log_event(LOG_INFO, SUBSYSTEM, msg, "expiration", ends, "issued_at", issued,
 		"local_authority_id", s->id, "slot", i ? "B" : "A", "self_signed",
-		k == CA_X509 ? "true" : NULL, NULL);
+		k != CA_X509 ? NULL
+		: s->anchor  ? "false"
+			     : "true",
+		"upstream_authority_id", s->upstream_id, NULL);
 }
 
 /* ---- preparing, and dropping keys: jobs ---- */
@@ -250,6 +271,7 @@ struct job {
 	int slot;
 	struct wall now;
 	struct ca_slot made;
+	struct buf csr; /* for an upstream */
 	int r;
 	struct err e;
 };
@@ -262,6 +284,7 @@ static struct job *job_new(struct ca *ca, enum ca_kind k, int slot)
 	j->kind = k;
 	j->slot = slot;
 	j->now = clock_wall();
+	j->csr = BUF_INIT_MAX(X509_MAX_DER);
 	ca->pending++;
 	ca->line[k].busy = true;
 	return j;
@@ -271,7 +294,7 @@ static void prepare_work(void *arg)
 {
 	struct job *j = arg;
 
-	j->r = ca_make(j->ca, j->kind, j->slot, j->now, &j->made, &j->e);
+	j->r = ca_make(j->ca, j->kind, j->slot, j->now, &j->made, &j->csr, &j->e);
 }
 
 static void prepared(struct ca *ca, struct job *j)
@@ -297,14 +320,53 @@ static void prepared(struct ca *ca, struct job *j)
 	ca_step(ca);
 }
 
-static void prepare_done(void *arg)
+static void prepare_end(struct job *j)
 {
-	struct job *j = arg;
-
 	if (arrived(j->ca))
 		prepared(j->ca, j);
 	ca_slot_deinit(&j->made);
+	buf_deinit(&j->csr);
 	free(j);
+}
+
+static void upstream_answered(
+	void *arg, const struct x509_chain *chain, struct bundle *b, const struct err *e)
+{
+	struct job *j = arg;
+
+	j->r = e->code;
+	j->e = *e;
+	if (j->kind == CA_JWT && e->code == ERR_UNIMPLEMENTED) {
+		log_event(LOG_WARN, SUBSYSTEM,
+			"the upstream authority takes no JWT keys: JWT-SVIDs of this server are "
+			"good below it only",
+			NULL);
+		j->ca->jwt_stays_here = true;
+		j->r = 0;
+	}
+	if (!j->r && !j->ca->closed && chain)
+		j->r = ca_take_minted(j->ca, &j->made, chain, b, &j->e);
+	if (!j->r && !j->ca->closed && b)
+		ca_take_upstream_bundle(j->ca, b);
+	prepare_end(j);
+}
+
+static void prepare_done(void *arg)
+{
+	struct job *j = arg;
+	const struct bundle_jwt_key key = {
+		.key_id = j->made.id, .key = j->made.pub, .expires_at = j->made.not_after
+	};
+
+	if (j->r || j->ca->closed || !j->ca->upstream)
+		prepare_end(j);
+	else if (j->kind == CA_X509)
+		upstream_mint(
+			j->ca->upstream, buf_view(&j->csr), j->ca->ca_ttl_ns, upstream_answered, j);
+	else if (upstream_publishes(j->ca->upstream))
+		upstream_publish(j->ca->upstream, &key, upstream_answered, j);
+	else
+		prepare_end(j);
 }
 
 static void drop_work(void *arg)
@@ -402,8 +464,10 @@ static void forget_expired(struct ca *ca, struct ca_line *l, int64_t now)
 	for (int i = 0; i < CA_SLOTS; i++) {
 		struct ca_slot *s = &l->slot[i];
 
-		if (s->status != CA_PREPARED || s->not_after > now)
+		if (s->status != CA_PREPARED || (s->not_after > now && !s->unfit))
 			continue;
+		if (s->unfit && !s->anchor)
+			strings_add(&l->leaving, s->id);
 		ca_slot_deinit(s);
 		ca->journal_dirty = true;
 	}
@@ -415,7 +479,7 @@ static bool prepare_is_due(struct ca_line *l, struct wall now)
 
 	if (l->busy || ca_slot_of(l, CA_PREPARED))
 		return false;
-	return !active || reached(prepare_at(active), now);
+	return !active || active->unfit || reached(prepare_at(active), now);
 }
 
 void ca_prepare(struct ca *ca, enum ca_kind k)
@@ -451,7 +515,8 @@ static bool activation_is_due(struct ca *ca, enum ca_kind k, struct wall now)
 		return false;
 	if (!active)
 		return true;
-	return reached(activate_at(active), now) && ca_may_activate(ca, k, next, active);
+	return (active->unfit || reached(activate_at(active), now)) &&
+	       ca_may_activate(ca, k, next, active);
 }
 
 void ca_activate(struct ca *ca, enum ca_kind k)

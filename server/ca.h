@@ -15,6 +15,7 @@
 #include "lib/jwt.h"
 #include "lib/keymgr.h"
 #include "server/store.h"
+#include "server/upstream.h"
 
 struct ca;
 
@@ -30,6 +31,7 @@ struct ca_options {
 	int64_t ca_ttl_ns, x509_svid_ttl_ns, jwt_svid_ttl_ns, agent_ttl_ns;
 	const char *jwt_issuer;
 	bool disable_jwt;
+	struct upstream *upstream; /* who signs the CA; NULL: it signs itself. Outlives the CA */
 };
 /* Reads the journal (blocking). Work begins when the loop runs: until then the caller hands over
  * the stored bundle of the own trust domain, if there is one, by ca_bundle_changed(). ready(arg, e)
@@ -77,6 +79,11 @@ int ca_sign_x509_svid(struct ca_issuer *i, const struct ca_x509_params *p, struc
 	struct err *e) MUST_USE;
 void ca_x509_svid_deinit(struct ca_x509_svid *s);
 
+/* Another server's CA under this one: for that key, ttl_ns 0 is ca_ttl; ret gets the certificate
+ * and what leads from it to a root. Any thread. */
+int ca_sign_downstream(struct ca_issuer *i, struct bytes spki, int64_t ttl_ns,
+	struct x509_chain *ret, struct err *e) MUST_USE;
+
 struct ca_jwt_issuer;
 struct ca_jwt_issuer *ca_jwt_issuer(
 	struct ca *ca); /* a new reference; NULL before ready or when JWT is disabled */
@@ -99,6 +106,7 @@ int ca_sign_jwt_svid(struct ca_jwt_issuer *i, const struct ca_jwt_params *p, str
 struct ca_authority {
 	const char *id; /* X.509: subject key id in hex; JWT: key id */
 	int64_t expires_at;
+	const char *upstream_id; /* subject key id of who signed it; NULL: itself */
 };
 struct ca_state {
 	struct ca_authority active, prepared, old;
@@ -120,6 +128,10 @@ enum ca_force { CA_PREPARE, CA_ACTIVATE, CA_TAINT, CA_REVOKE };
 typedef void ca_force_done(void *arg, const struct ca_authority *a, const struct err *e);
 void ca_force(struct ca *ca, enum ca_force what, enum ca_kind k, const char *id, bool at_once,
 	ca_force_done *done, void *arg);
+/* The same (CA_TAINT, CA_REVOKE) for the upstream authority of that subject key id, which signed
+ * the old authority, itself or by an intermediate. a->id is that of its root. */
+void ca_force_upstream(
+	struct ca *ca, enum ca_force what, const char *id, ca_force_done *done, void *arg);
 #define CA_SEEN_WAIT_NS (10 * NS_PER_SEC)
 
 /* No authority signs before its public half was seen by those who must verify it. missing: how many

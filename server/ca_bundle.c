@@ -37,21 +37,12 @@ bool ca_in_bundle(const struct ca *ca, enum ca_kind k, const struct ca_slot *s)
 {
 	if (!ca->bundle)
 		return false;
-	return k == CA_X509 ? has_root(ca->bundle, s->cert) : has_jwt_key(ca->bundle, s);
+	return k == CA_X509 ? has_root(ca->bundle, ca_slot_root(s)) : has_jwt_key(ca->bundle, s);
 }
 
 static bool gone_by(int64_t end, int64_t keep_s, int64_t now)
 {
 	return end + keep_s <= now;
-}
-
-/* As SPIRE names X.509 authorities. "" when the certificate has no subject key id. */
-static char *root_id(const struct x509_cert *c)
-{
-	struct buf b = BUF_INIT;
-
-	hex_encode(&b, x509_ski(c));
-	return buf_take_str(&b);
 }
 
 bool ca_bundle_has(const struct ca *ca, enum ca_kind k, const char *id, bool *ret_tainted)
@@ -67,7 +58,7 @@ bool ca_bundle_has(const struct ca *ca, enum ca_kind k, const char *id, bool *re
 		return key != NULL;
 	}
 	for (size_t i = 0; i < ca->bundle->n_roots; i++) {
-		AUTO(free) char *root = root_id(ca->bundle->roots[i].cert);
+		AUTO(free) char *root = ca_key_id_text(x509_ski(ca->bundle->roots[i].cert));
 
 		if (strcmp(root, id) == 0) {
 			*ret_tainted = ca->bundle->roots[i].tainted;
@@ -77,29 +68,45 @@ bool ca_bundle_has(const struct ca *ca, enum ca_kind k, const char *id, bool *re
 	return false;
 }
 
-/* What operators have said of an authority in the bundle. */
-static bool leaves(const struct ca_line *l, const char *id, bool *tainted)
+/* The slot that stands behind an authority in the bundle; one that signs, if there are two under
+ * one root. */
+static const struct ca_slot *slot_behind(const struct ca_line *l, const char *id)
 {
+	const struct ca_slot *old = NULL;
+
 	for (int i = 0; i < CA_SLOTS; i++) {
 		const struct ca_slot *s = &l->slot[i];
 
-		if (s->status == CA_UNUSED || strcmp(s->id, id) != 0)
+		if (s->status == CA_UNUSED || strcmp(s->root_id ? s->root_id : s->id, id) != 0)
 			continue;
-		*tainted |= s->tainted;
-		return s->revoked;
+		if (s->status != CA_OLD)
+			return s;
+		old = s;
 	}
-	return strings_has(&l->leaving, id);
+	return old;
+}
+
+bool ca_leaves(const struct ca *ca, enum ca_kind k, const char *id, bool *tainted)
+{
+	const struct ca_line *l = &ca->line[k];
+	const struct ca_slot *s = slot_behind(l, id);
+
+	if (s && s->status != CA_OLD)
+		return false;
+	if (s)
+		*tainted |= s->tainted;
+	return (s && s->revoked) || strings_has(&l->leaving, id);
 }
 
 static void keep_roots(const struct ca *ca, int64_t now, struct bundle *b)
 {
 	for (size_t i = 0; i < ca->bundle->n_roots; i++) {
 		struct x509_cert *c = ca->bundle->roots[i].cert;
-		AUTO(free) char *id = root_id(c);
-		bool tainted = ca->bundle->roots[i].tainted;
+		AUTO(free) char *id = ca_key_id_text(x509_ski(c));
+		bool tainted = ca->bundle->roots[i].tainted || ca_upstream_taints(ca, c);
 
 		if (!gone_by(x509_not_after(c).sec, retention_s(ca), now) &&
-			!leaves(&ca->line[CA_X509], id, &tainted))
+			!ca_leaves(ca, CA_X509, id, &tainted))
 			(void)bundle_add_root(b, c, tainted);
 	}
 }
@@ -108,11 +115,14 @@ static void keep_jwt_keys(const struct ca *ca, int64_t now, struct bundle *b)
 {
 	for (size_t i = 0; i < ca->bundle->n_jwt_keys; i++) {
 		const struct bundle_jwt_key *k = &ca->bundle->jwt_keys[i];
-		bool tainted = k->tainted;
+		const struct bundle_jwt_key *up =
+			ca->upstream_bundle ? bundle_find_jwt_key(ca->upstream_bundle, k->key_id)
+					    : NULL;
+		bool tainted = k->tainted || (up && up->tainted);
 
 		if (k->expires_at && gone_by(k->expires_at, retention_s(ca), now))
 			continue;
-		if (!leaves(&ca->line[CA_JWT], k->key_id, &tainted))
+		if (!ca_leaves(ca, CA_JWT, k->key_id, &tainted))
 			(void)bundle_add_jwt_key(b, k->key_id, k->key, k->expires_at, tainted);
 	}
 }
@@ -125,8 +135,11 @@ static void add_ours(const struct ca *ca, int64_t now, struct bundle *b)
 
 			if (s->status == CA_UNUSED || s->revoked || s->not_after <= now)
 				continue;
+			if (s->status == CA_OLD &&
+				(s->anchor || strings_has(&ca->line[k].leaving, s->id)))
+				continue;
 			if (k == CA_X509)
-				(void)bundle_add_root(b, s->cert, s->tainted);
+				(void)bundle_add_root(b, ca_slot_root(s), s->tainted);
 			else
 				(void)bundle_add_jwt_key(
 					b, s->id, s->pub, s->not_after, s->tainted);
@@ -146,6 +159,7 @@ struct bundle *ca_wanted_bundle(const struct ca *ca, int64_t now)
 		keep_jwt_keys(ca, now, b);
 	}
 	add_ours(ca, now, b);
+	ca_add_upstream(ca, now, b);
 	changed = old ? !bundle_equal_content(old, b) : b->n_roots || b->n_jwt_keys;
 	if (changed)
 		return b;

@@ -14,7 +14,6 @@
 #define LOOK_NS (250 * NS_PER_MS)
 #define HOLD_MAX_NS (30 * NS_PER_SEC)
 #define CARRY_OUT_NS (60 * NS_PER_SEC) /* a large RSA key takes a while */
-enum { OPS_MAX = 16 };
 
 static const char *const kind_texts[] = { [CA_X509] = "X.509", [CA_JWT] = "JWT" };
 static const char *const verbs[] = {
@@ -30,7 +29,9 @@ static struct ca_authority view(const struct ca_slot *s)
 {
 	if (!s)
 		return (struct ca_authority){ .id = NULL };
-	return (struct ca_authority){ .id = s->id, .expires_at = s->not_after };
+	return (struct ca_authority){
+		.id = s->id, .expires_at = s->not_after, .upstream_id = s->upstream_id
+	};
 }
 
 int ca_state(const struct ca *ca, enum ca_kind k, struct ca_state *ret, struct err *e)
@@ -253,10 +254,14 @@ static int check(struct ca *ca, enum ca_force what, enum ca_kind k, const char *
 {
 	if (!ca->ready || !ca_slot_of(&ca->line[k], CA_ACTIVE))
 		return err_set(e, ERR_UNAVAILABLE, "server is initializing");
-	if (ca->n_ops >= OPS_MAX)
+	if (ca->n_ops >= CA_OPS_MAX)
 		return err_set(e, ERR_EXHAUSTED, "too many rotations are under way");
 	if (what == CA_PREPARE)
 		return 0;
+	if (k == CA_X509 && ca->upstream && what != CA_ACTIVATE)
+		return err_set(e, ERR_PRECONDITION,
+			"local authority can't be %s if there is an upstream authority",
+			what == CA_TAINT ? "tainted" : "revoked");
 	if (!id[0])
 		return what == CA_REVOKE ? invalid_id(e, "no authority ID provided")
 					 : err_set(e, ERR_INVALID, "no authority ID provided");
@@ -392,7 +397,9 @@ static void too_late(struct ca *ca, struct ca_op *op, const struct ca_slot *s)
 static void succeed(struct ca *ca, struct ca_op *op, const struct ca_slot *s)
 {
 	AUTO(free) char *id = xstrdup(op->id);
-	struct ca_authority a = { .id = id, .expires_at = s ? s->not_after : 0 };
+	struct ca_authority a = { .id = id,
+		.expires_at = s ? s->not_after : 0,
+		.upstream_id = s ? s->upstream_id : NULL };
 	struct err none = ERR_INIT;
 
 	log_event(LOG_INFO, SUBSYSTEM,
@@ -458,5 +465,32 @@ void ca_force(struct ca *ca, enum ca_force what, enum ca_kind k, const char *id,
 	ca->n_ops++;
 	if (what == CA_TAINT || what == CA_REVOKE)
 		set_wanted(ca, op);
+	loop_timer_set(ca->look, 0);
+}
+
+void ca_force_upstream(
+	struct ca *ca, enum ca_force what, const char *id, ca_force_done *done, void *arg)
+{
+	struct err e = ERR_INIT;
+	struct ca_slot *s;
+	struct ca_op *op;
+
+	if (ca_check_upstream(ca, what, id, &s, &e)) {
+		done(arg, NULL, &e);
+		return;
+	}
+	op = xcalloc(1, sizeof(*op));
+	*op = (struct ca_op){ .what = what,
+		.kind = CA_X509,
+		.id = xstrdup(s->root_id),
+		.begun = true,
+		.until = { clock_mono().ns + CARRY_OUT_NS },
+		.done = done,
+		.arg = arg };
+	list_append(&ca->ops, &op->link);
+	ca->n_ops++;
+	s->tainted = true;
+	s->revoked |= what == CA_REVOKE;
+	ca->journal_dirty = true;
 	loop_timer_set(ca->look, 0);
 }

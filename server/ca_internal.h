@@ -9,7 +9,7 @@
 enum { CA_BACKDATE_S = 10 };
 
 enum ca_status { CA_UNUSED, CA_PREPARED, CA_ACTIVE, CA_OLD };
-enum { CA_SLOTS = 2 };
+enum { CA_SLOTS = 2, CA_OPS_MAX = 16 };
 
 /* One authority. An old one is kept for its public half alone: SVIDs that it signed are about. */
 struct ca_slot {
@@ -17,6 +17,12 @@ struct ca_slot {
 	char *id;                     /* X.509: SKI in hex; JWT: kid */
 	int64_t issued_at, not_after; /* Unix seconds */
 	struct x509_cert *cert;       /* X.509 only */
+	/* Signed upstream: the certificate and what leads from it to its root; that root. NULL: it
+	 * is its own. */
+	struct x509_chain chain;
+	struct x509_cert *anchor;
+	char *root_id, *upstream_id; /* key ids of that root, and of the direct signer */
+	bool unfit;                  /* the upstream has given it up */
 	struct pubkey *pub;
 	struct keymgr_signer *signer; /* prepared and active only */
 	bool drop_key;                /* the key is to leave the key manager */
@@ -52,6 +58,9 @@ struct ca {
 	enum key_type key_type[CA_KINDS];
 	int64_t ca_ttl_ns, x509_svid_ttl_ns, jwt_svid_ttl_ns, agent_ttl_ns;
 	bool disable_jwt;
+	struct upstream *upstream;                        /* NULL: none */
+	struct bundle *upstream_bundle;                   /* as last told; NULL: not yet */
+	bool jwt_stays_here;                              /* the upstream takes no JWT keys */
 	void (*ready_fn)(void *arg, const struct err *e); /* NULL once called */
 	void *ready_arg;
 	void (*activate_fn)(void *arg);
@@ -106,9 +115,24 @@ int ca_journal_decode(struct ca *ca, struct bytes text, struct err *e) MUST_USE;
 /* Brings the decoded journal and the key manager together. Blocking; at start only. */
 int ca_reconcile(struct ca *ca, int64_t now, struct err *e) MUST_USE;
 
-/* Makes the key and, for X.509, the certificate of an authority in that slot; any thread. */
+/* Makes the key and, for X.509, the certificate of an authority in that slot; any thread. With an
+ * upstream it makes a CSR in place of the certificate. */
 int ca_make(const struct ca *ca, enum ca_kind k, int slot, struct wall now, struct ca_slot *ret,
+	struct buf *ret_csr, struct err *e) MUST_USE;
+
+/* ca_upstream.c: the certificate of a slot whose key is made, after checks; what the upstream's
+ * bundle says, and does to ours. */
+int ca_take_minted(struct ca *ca, struct ca_slot *s, const struct x509_chain *chain,
+	const struct bundle *b, struct err *e) MUST_USE;
+void ca_take_upstream_bundle(struct ca *ca, struct bundle *b);
+void ca_mark_unfit(struct ca *ca);
+void ca_add_upstream(const struct ca *ca, int64_t now, struct bundle *ret);
+bool ca_upstream_taints(const struct ca *ca, const struct x509_cert *root);
+bool ca_signs_under(const struct ca *ca, const struct x509_cert *root);
+int ca_check_upstream(struct ca *ca, enum ca_force what, const char *id, struct ca_slot **ret,
 	struct err *e) MUST_USE;
+struct x509_cert *ca_slot_root(const struct ca_slot *s); /* what the bundle holds of it */
+char *ca_key_id_text(struct bytes id);                   /* as SPIRE names authorities */
 
 struct ca_issuer *ca_issuer_new(const struct ca *ca, const struct ca_slot *s);
 struct ca_jwt_issuer *ca_jwt_issuer_new(const struct ca *ca, const struct ca_slot *s);
@@ -127,6 +151,9 @@ int ca_check_svid(struct bytes der, const struct ca_expect *x, struct err *e) MU
 /* The bundle as it ought to be: authorities long expired left out, ours that are missing put in.
  * NULL when the stored one is as it ought to be. */
 struct bundle *ca_wanted_bundle(const struct ca *ca, int64_t now);
+/* What operators, or the upstream, have said of an authority in the bundle: it is to leave, or it
+ * is tainted (only ever set). */
+bool ca_leaves(const struct ca *ca, enum ca_kind k, const char *id, bool *tainted);
 /* What the bundle says of the authority of that id. */
 bool ca_bundle_has(const struct ca *ca, enum ca_kind k, const char *id, bool *ret_tainted);
 /* Forgets the ids that have left the bundle. */

@@ -49,6 +49,14 @@ static json_t *slot_json(enum ca_kind k, int i, const struct ca_slot *s)
 		json_object_set_new(o, "certificate", base64_string(x509_der(s->cert)));
 	else
 		json_object_set_new(o, "public_key", base64_string(pubkey_spki(s->pub)));
+	if (s->anchor) {
+		json_t *chain = json_array();
+
+		for (size_t c = 0; c < s->chain.n; c++)
+			json_array_append_new(chain, base64_string(x509_der(s->chain.v[c])));
+		json_object_set_new(o, "chain", chain);
+		json_object_set_new(o, "root", base64_string(x509_der(s->anchor)));
+	}
 	if (s->tainted)
 		json_object_set_new(o, "tainted", json_true());
 	if (s->revoked)
@@ -102,6 +110,42 @@ static int read_status(const char *name, enum ca_status *ret)
 	return -1;
 }
 
+static int read_cert(const json_t *text, struct x509_cert **ret, struct err *e)
+{
+	AUTO_BUF struct buf der = BUF_INIT;
+	const char *s = json_string_value(text);
+	int r = base64_decode(&der, bytes_str(s ? s : ""), e);
+
+	return r ? r : x509_parse(buf_view(&der), ret, e);
+}
+
+/* Of one that an upstream signed. */
+static int read_chain(const json_t *o, struct ca_slot *s, struct err *e)
+{
+	const json_t *chain = json_object_get(o, "chain");
+	int r = 0;
+
+	if (!chain)
+		return 0;
+	for (size_t i = 0; !r && i < json_array_size(chain) && i < X509_MAX_CHAIN; i++) {
+		struct x509_cert *c = NULL;
+
+		r = read_cert(json_array_get(chain, i), &c, e);
+		if (!r)
+			x509_chain_add(&s->chain, c);
+		x509_unref(c);
+	}
+	if (!r)
+		r = read_cert(json_object_get(o, "root"), &s->anchor, e);
+	if (!r && (s->chain.n == 0 || !bytes_equal(x509_der(s->chain.v[0]), x509_der(s->cert))))
+		r = err_set(e, ERR_INVALID, "chain");
+	if (r)
+		return r;
+	s->root_id = ca_key_id_text(x509_ski(s->anchor));
+	s->upstream_id = ca_key_id_text(x509_aki(s->cert));
+	return 0;
+}
+
 static int read_public(const json_t *o, enum ca_kind k, struct ca_slot *s, struct err *e)
 {
 	AUTO_BUF struct buf der = BUF_INIT;
@@ -117,7 +161,7 @@ static int read_public(const json_t *o, enum ca_kind k, struct ca_slot *s, struc
 		r = err_set(e, ERR_INVALID, "certificate has an unknown kind of key");
 	if (!r)
 		s->pub = pubkey_ref(x509_pubkey(s->cert));
-	return r;
+	return r ? r : read_chain(o, s, e);
 }
 
 static int read_slot(struct ca *ca, const json_t *o, struct err *e)

@@ -10,7 +10,11 @@ enum { KID_LEN = 32 };
 void ca_slot_deinit(struct ca_slot *s)
 {
 	free(s->id);
+	free(s->root_id);
+	free(s->upstream_id);
 	x509_unref(s->cert);
+	x509_chain_deinit(&s->chain);
+	x509_unref(s->anchor);
 	pubkey_unref(s->pub);
 	keymgr_signer_unref(s->signer);
 	*s = (struct ca_slot){ .status = CA_UNUSED };
@@ -80,12 +84,22 @@ static int make_cert(const struct ca *ca, struct wall now, struct ca_slot *s, st
 	return r ? r : check_root(s->cert, uri, e);
 }
 
-static char *hex_id(const struct x509_cert *c)
+/* What an upstream is to sign. Its subject has a number of its own for the same reason. */
+static int make_csr(const struct ca *ca, const struct ca_slot *s, struct buf *ret, struct err *e)
 {
-	struct buf b = BUF_INIT;
+	const struct x509_signer signer = {
+		.type = keymgr_signer_type(s->signer), .sign = sign_x509, .arg = s->signer
+	};
+	AUTO(free) char *uri = xasprintf("spiffe://%s", ca->trust_domain);
+	AUTO_BUF struct buf name = BUF_INIT;
+	uint8_t serial[16];
 
-	hex_encode(&b, x509_ski(c));
-	return buf_take_str(&b);
+	x509_random_serial(serial);
+	make_name(ca, serial, &name);
+	return x509_csr_build(
+		&(struct x509_csr_template){
+			.subject_raw = buf_view(&name), .spki = pubkey_spki(s->pub), .uri = uri },
+		&signer, ret, e);
 }
 
 /* 32 characters of [a-zA-Z0-9], each as likely as the others. */
@@ -105,7 +119,7 @@ static char *random_kid(void)
 }
 
 static int fill(const struct ca *ca, enum ca_kind k, const char *name, struct wall now,
-	struct ca_slot *s, struct err *e)
+	struct ca_slot *s, struct buf *ret_csr, struct err *e)
 {
 	int r = keymgr_generate(ca->keymgr, name, ca->key_type[k], &s->pub, e);
 
@@ -120,17 +134,19 @@ static int fill(const struct ca *ca, enum ca_kind k, const char *name, struct wa
 		s->id = random_kid();
 		return 0;
 	}
+	if (ca->upstream)
+		return make_csr(ca, s, ret_csr, e);
 	r = make_cert(ca, now, s, e);
 	if (!r)
-		s->id = hex_id(s->cert);
+		s->id = ca_key_id_text(x509_ski(s->cert));
 	return r;
 }
 
 int ca_make(const struct ca *ca, enum ca_kind k, int slot, struct wall now, struct ca_slot *ret,
-	struct err *e)
+	struct buf *ret_csr, struct err *e)
 {
 	struct ca_slot s = { .status = CA_UNUSED };
-	int r = fill(ca, k, ca_key_name(k, slot), now, &s, e);
+	int r = fill(ca, k, ca_key_name(k, slot), now, &s, ret_csr, e);
 
 	if (r) {
 		ca_slot_deinit(&s);

@@ -10,10 +10,11 @@ struct ca_issuer {
 	int refs; /* atomic */
 	struct keymgr_signer *signer;
 	struct x509_cert *cert;
+	struct x509_chain chain; /* n = 0: self-signed, and so not sent along */
 	struct wall not_after;
 	struct buf default_subject; /* C=US, O=SPIRE */
 	char *trust_domain;
-	int64_t ttl_ns, agent_ttl_ns;
+	int64_t ttl_ns, agent_ttl_ns, ca_ttl_ns;
 };
 
 struct ca_jwt_issuer {
@@ -45,6 +46,8 @@ struct ca_issuer *ca_issuer_new(const struct ca *ca, const struct ca_slot *s)
 	i->refs = 1;
 	i->signer = keymgr_signer_ref(s->signer);
 	i->cert = x509_ref(s->cert);
+	i->chain = x509_chain_dup(&s->chain);
+	i->ca_ttl_ns = ca->ca_ttl_ns;
 	i->not_after = x509_not_after(s->cert);
 	i->default_subject = BUF_INIT;
 	x509_name_der(&(struct x509_name){ .country = "US", .organization = "SPIRE" },
@@ -72,6 +75,7 @@ void ca_issuer_unref(struct ca_issuer *i)
 		return;
 	keymgr_signer_unref(i->signer);
 	x509_unref(i->cert);
+	x509_chain_deinit(&i->chain);
 	buf_deinit(&i->default_subject);
 	free(i->trust_domain);
 	free(i);
@@ -190,8 +194,9 @@ int ca_sign_x509_svid(struct ca_issuer *i, const struct ca_x509_params *p, struc
 		return r;
 	*ret = (struct ca_x509_svid){ .chain = BUF_INIT, .leaf = der, .expires_at = not_after.sec };
 	der = BUF_INIT;
-	/* The issuer is a self-signed root, which is left out, so the chain is the leaf. */
+	/* An issuer that is a self-signed root is left out. */
 	buf_bytes(&ret->chain, buf_view(&ret->leaf));
+	x509_chain_der(&i->chain, &ret->chain);
 	ca_serial_decimal(serial, ret->serial);
 	return 0;
 }
@@ -200,6 +205,69 @@ void ca_x509_svid_deinit(struct ca_x509_svid *s)
 {
 	buf_deinit(&s->chain);
 	buf_deinit(&s->leaf);
+}
+
+/* ---- CAs below this one ---- */
+
+/* SPIRE's rule: the parent's subject, with an OU that tells how far down it is. */
+static int downstream_subject(const struct ca_issuer *i, struct buf *ret, struct err *e)
+{
+	AUTO(free) char *ou = xasprintf("DOWNSTREAM-%zu", i->chain.n ? i->chain.n : 1);
+
+	return x509_name_with_ou(x509_subject_raw(i->cert), ou, ret, e);
+}
+
+static int build_downstream(const struct ca_issuer *i, struct bytes spki, struct wall now,
+	struct wall not_after, struct buf *ret, struct err *e)
+{
+	const struct x509_signer signer = {
+		.type = keymgr_signer_type(i->signer), .sign = sign_x509, .arg = i->signer
+	};
+	AUTO(free) char *uri = xasprintf("spiffe://%s", i->trust_domain);
+	const char *uris[] = { uri };
+	AUTO_BUF struct buf subject = BUF_INIT;
+	uint8_t serial[16];
+	int r = downstream_subject(i, &subject, e);
+
+	if (r)
+		return r;
+	x509_random_serial(serial);
+	return x509_build(&(struct x509_template){ .serial = bytes_of(serial, sizeof(serial)),
+				  .subject_raw = buf_view(&subject),
+				  .issuer_raw = x509_subject_raw(i->cert),
+				  .not_before = wall_of_sec(now.sec - CA_BACKDATE_S),
+				  .not_after = not_after,
+				  .spki = spki,
+				  .is_ca = true,
+				  .key_usage = KU_CERT_SIGN | KU_CRL_SIGN,
+				  .aki = x509_ski(i->cert),
+				  .uris = uris,
+				  .n_uris = 1 },
+		&signer, ret, e);
+}
+
+int ca_sign_downstream(struct ca_issuer *i, struct bytes spki, int64_t ttl_ns,
+	struct x509_chain *ret, struct err *e)
+{
+	const struct ca_x509_params p = { .ttl_ns = ttl_ns > 0 ? ttl_ns : i->ca_ttl_ns,
+		.now = clock_wall() };
+	AUTO_BUF struct buf der = BUF_INIT_MAX(X509_MAX_DER);
+	AUTO(x509_unref) struct x509_cert *c = NULL;
+	struct wall not_after = { .sec = 0 };
+	int r = pick_not_after(i, &p, &not_after, e);
+
+	if (!r)
+		r = build_downstream(i, spki, p.now, not_after, &der, e);
+	if (!r)
+		r = x509_parse(buf_view(&der), &c, e);
+	if (!r)
+		r = x509_signed_by(c, i->cert, e);
+	if (r)
+		return r;
+	x509_chain_add(ret, c);
+	for (size_t k = 0; k < i->chain.n; k++)
+		x509_chain_add(ret, i->chain.v[k]);
+	return 0;
 }
 
 int ca_self_test(struct ca *ca, struct err *e)

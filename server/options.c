@@ -125,6 +125,31 @@ static void check_x509pop(struct config *c, struct server_options *o)
 			"agent_path_template must begin with \"/\"");
 }
 
+#define UPSTREAM "plugins.UpstreamAuthority"
+
+static void need(struct config *c, bool given, const char *section, const char *key)
+{
+	AUTO(free) char *path = xasprintf(UPSTREAM ".%s", section);
+
+	if (!given)
+		config_problem(c, path, "%s must be configured", key);
+}
+
+static void check_upstream(struct config *c, struct server_options *o)
+{
+	if (o->upstream_disk && o->upstream_spire)
+		config_problem(c, UPSTREAM, "at most one UpstreamAuthority can be configured");
+	if (o->upstream_disk) {
+		need(c, o->upstream_cert_path, "disk", "cert_file_path");
+		need(c, o->upstream_key_path, "disk", "key_file_path");
+	}
+	if (o->upstream_spire) {
+		need(c, o->upstream_server_address, "spire", "server_address");
+		need(c, o->upstream_server_port, "spire", "server_port");
+		need(c, o->upstream_workload_api_socket, "spire", "workload_api_socket");
+	}
+}
+
 /* SPIRE hands SQLite a path or a "file:" URI with a query; here it is the path. */
 static void check_database(struct config *c, struct server_options *o)
 {
@@ -157,6 +182,7 @@ static void check(struct config *c, struct server_file *f)
 	check_admin_ids(c, &f->o);
 	check_keymgr(c, f);
 	check_x509pop(c, &f->o);
+	check_upstream(c, &f->o);
 	check_database(c, &f->o);
 	options_check_federation(c, f);
 	options_check_oidc(c, &f->o);

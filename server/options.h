@@ -80,6 +80,14 @@ struct server_options {
 	char *oidc_jwt_issuer, *oidc_jwks_uri, *oidc_server_path_prefix;
 	bool oidc_set_key_use, oidc_allow_insecure_scheme, oidc_log_requests;
 
+	/* upstream authority */
+	bool upstream_disk, upstream_spire; /* one of them, or none: the server signs its CA */
+	char *upstream_cert_path, *upstream_key_path;
+	char *upstream_bundle_path; /* NULL: the certificate is its own root */
+	char *upstream_server_address;
+	int upstream_server_port;
+	char *upstream_workload_api_socket;
+
 	/* health_checks, telemetry.Prometheus */
 	bool health_enabled;
 	char *health_address;

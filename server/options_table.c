@@ -13,8 +13,7 @@
 #define NOTE_CLOUD "this cloud's plugins are not part of Assay; use join_token or x509pop"
 #define NOTE_LATER "not part of this version yet; use join_token or x509pop"
 #define NOTE_KMS "not part of Assay; use KeyManager \"disk\" or \"memory\""
-#define NOTE_UPSTREAM                                                                              \
-	"this version signs with a root of its own and takes no UpstreamAuthority yet; remove it"
+#define NOTE_UPSTREAM "not part of Assay; use UpstreamAuthority \"disk\" or \"spire\""
 #define NOTE_ACME                                                                                  \
 	"certificates are not fetched by ACME; let certbot or the like do it and use "             \
 	"serving_cert_file, or the profile \"https_spiffe\""
@@ -541,9 +540,61 @@ const struct config_option server_option_table[] = {
 	REFUSED("plugins.NodeAttestor.gcp_iit", NOTE_CLOUD),
 
 	PLUGIN_TYPE("UpstreamAuthority",
-		"Who signs the server's CA. None in this version: it signs itself."),
-	REFUSED("plugins.UpstreamAuthority.disk", NOTE_UPSTREAM),
-	REFUSED("plugins.UpstreamAuthority.spire", NOTE_UPSTREAM),
+		"Who signs the server's CA, at most one. Not given: it signs itself."),
+	{ .path = "plugins.UpstreamAuthority.disk",
+		.type = CONFIG_T_SECTION,
+		.flags = CONFIG_PLUGIN | CONFIG_PRESENT,
+		AT(upstream_disk),
+		.doc = "A CA whose certificate and key are in files, read again for each CA that "
+		       "they sign." },
+	{ .path = "plugins.UpstreamAuthority.disk.cert_file_path",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT(upstream_cert_path),
+		.doc = "Its certificate, PEM; intermediates after it." },
+	{ .path = "plugins.UpstreamAuthority.disk.key_file_path",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT(upstream_key_path),
+		.doc = "Its private key, PEM." },
+	{ .path = "plugins.UpstreamAuthority.disk.bundle_file_path",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT(upstream_bundle_path),
+		.doc = "Roots that it leads to, PEM. Not given: it is a root itself. Given, SVID "
+		       "chains hold all of cert_file_path." },
+	{ .path = "plugins.UpstreamAuthority.spire",
+		.type = CONFIG_T_SECTION,
+		.flags = CONFIG_PLUGIN | CONFIG_PRESENT,
+		AT(upstream_spire),
+		.doc = "A server of the same trust domain, Assay's or SPIRE's, where this one has "
+		       "a downstream entry." },
+	{ .path = "plugins.UpstreamAuthority.spire.server_address",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT(upstream_server_address),
+		.doc = "Name or address of that server." },
+	{ .path = "plugins.UpstreamAuthority.spire.server_port",
+		.type = CONFIG_T_INT,
+		AT(upstream_server_port),
+		.min = 1,
+		.max = 65535,
+		.doc = "Its port." },
+	{ .path = "plugins.UpstreamAuthority.spire.workload_api_socket",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT(upstream_workload_api_socket),
+		.doc = "Workload API socket of the agent of that server on this machine." },
+	{ .path = "plugins.UpstreamAuthority.spire.experimental",
+		.type = CONFIG_T_SECTION,
+		.flags = CONFIG_LENIENT,
+		.doc = "May change or go." },
+	REFUSED("plugins.UpstreamAuthority.spire.experimental.workload_api_named_pipe_name",
+		"Windows only; use workload_api_socket"),
+	{ .path = "plugins.UpstreamAuthority.spire.experimental.require_pq_kem",
+		.type = CONFIG_T_FIXED,
+		.choices = "false",
+		.note = "X25519MLKEM768 is always offered first but cannot be made a condition" },
 	REFUSED("plugins.UpstreamAuthority.cert-manager", NOTE_UPSTREAM),
 	REFUSED("plugins.UpstreamAuthority.vault", NOTE_UPSTREAM),
 	REFUSED("plugins.UpstreamAuthority.ejbca", NOTE_UPSTREAM),

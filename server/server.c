@@ -517,6 +517,27 @@ static void seen(void *arg)
 	ca_seen(s->api.ca);
 }
 
+static int start_upstream(struct server *s, struct err *e)
+{
+	const struct server_options *o = s->o;
+	struct upstream_disk_options disk = { .loop = s->loop,
+		.trust_domain = o->trust_domain,
+		.cert_path = o->upstream_cert_path,
+		.key_path = o->upstream_key_path,
+		.bundle_path = o->upstream_bundle_path };
+	struct upstream_spire_options spire = { .loop = s->loop,
+		.trust_domain = o->trust_domain,
+		.server_address = o->upstream_server_address,
+		.server_port = o->upstream_server_port,
+		.workload_api_socket = o->upstream_workload_api_socket };
+
+	if (o->upstream_disk)
+		return upstream_disk_new(&disk, &s->api.upstream, e);
+	if (o->upstream_spire)
+		s->api.upstream = upstream_spire_new(&spire);
+	return 0;
+}
+
 static int start_ca(struct server *s, struct err *e)
 {
 	const struct server_options *o = s->o;
@@ -536,7 +557,12 @@ static int start_ca(struct server *s, struct err *e)
 		.jwt_issuer = o->jwt_issuer,
 		.disable_jwt = o->disable_jwt_svids };
 	struct bundle *own = api_bundle(&s->api, o->trust_domain);
-	int r = ca_new(&co, on_ca, s, &s->api.ca, e);
+	int r = start_upstream(s, e);
+
+	if (r)
+		return err_wrap(e, "upstream authority");
+	co.upstream = s->api.upstream;
+	r = ca_new(&co, on_ca, s, &s->api.ca, e);
 
 	if (r)
 		return r;
@@ -614,6 +640,8 @@ static void teardown(struct server *s)
 	s->prune = NULL;
 	ca_free(s->api.ca);
 	s->api.ca = NULL;
+	upstream_free(s->api.upstream);
+	s->api.upstream = NULL;
 	federation_free(s->api.federation);
 	s->api.federation = NULL;
 	witness_free(s->api.witness);

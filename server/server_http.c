@@ -17,7 +17,8 @@ struct server_http {
 
 /* ---- health ---- */
 
-static void details(struct http_response *rs, const char *error)
+/* upstream: what is wrong with the upstream authority, which stops nobody yet; or NULL. */
+static void details(struct http_response *rs, const char *error, const char *upstream)
 {
 	json_t *part = json_object(), *all = json_object();
 	char *text;
@@ -25,6 +26,9 @@ static void details(struct http_response *rs, const char *error)
 	if (error)
 		json_object_set_new(part, "error", json_string(error));
 	json_object_set_new(all, "server", part);
+	if (upstream)
+		json_object_set_new(
+			all, "upstream_authority", json_pack("{s:s}", "error", upstream));
 	text = json_dumps(all, JSON_COMPACT);
 	buf_printf(&rs->body, "%s\n", text);
 	free(text);
@@ -36,12 +40,13 @@ static void details(struct http_response *rs, const char *error)
 static void health(void *arg, const struct http_request *rq, struct http_response *rs)
 {
 	const struct server_http *h = arg;
-	struct err e;
+	struct err e, up;
+	bool ill = h->api->upstream && upstream_health(h->api->upstream, &up);
 
 	if (strcmp(rq->path, h->o->health_live_path) == 0)
-		details(rs, NULL); /* the loop answers: it lives */
+		details(rs, NULL, NULL); /* the loop answers: it lives */
 	else if (strcmp(rq->path, h->o->health_ready_path) == 0)
-		details(rs, api_ready(h->api, &e) ? NULL : e.msg);
+		details(rs, api_ready(h->api, &e) ? NULL : e.msg, ill ? up.msg : NULL);
 	else
 		rs->status = 404;
 }
