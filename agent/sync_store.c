@@ -1,4 +1,4 @@
-#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -117,6 +117,17 @@ static void import_state(struct sync *s, struct bytes plain)
 	}
 }
 
+/* Whoever wants to look into it finds it under another name. */
+static void set_aside(const struct sync *s, const struct err *why)
+{
+	AUTO(free) char *kept = xasprintf("%s.damaged", s->sealed_path);
+	bool moved = rename(s->sealed_path, kept) == 0;
+
+	log_event(LOG_WARN, "store",
+		"The sealed state cannot be used; starting without it. It is left aside", "error",
+		why->msg, "kept_as", moved ? kept : NULL, NULL);
+}
+
 /* A sealed store that cannot be opened is no reason not to start: the server has it all. */
 int store_load(struct sync *s, struct key *const *keys, char *const *names, size_t n, struct err *e)
 {
@@ -139,8 +150,7 @@ int store_load(struct sync *s, struct key *const *keys, char *const *names, size
 		buf_reset(&plain);
 	}
 	if (n)
-		log_event(
-			LOG_WARN, "store", "The sealed state is left aside", "error", e->msg, NULL);
+		set_aside(s, e);
 	return 0;
 }
 

@@ -678,6 +678,30 @@ static void test_serves_from_the_sealed_store(void)
 	rig_deinit(&r);
 }
 
+static void test_damaged_store_is_kept(void)
+{
+	struct rig r;
+	AUTO(free) char *path = xasprintf("%s/sealed.bin", test_dir());
+	AUTO(free) char *kept = xasprintf("%s.damaged", path);
+	AUTO_BUF struct buf b = BUF_INIT;
+	struct err e = ERR_INIT;
+
+	rig_init(&r);
+	r.f.entries[0] = 1;
+	fake_up(&r);
+	agent_up(&r);
+	WAIT_FOR(&r, cache_count_svids(r.cache) == 1);
+	agent_down(&r);
+	CHECK_OK(buf_write_file(bytes_str("assay sealed 1\nrubbish"), path, 0600, &e));
+	agent_up(&r);
+	CHECK_INT(cache_count(r.cache), 0);
+	WAIT_FOR(&r, cache_count_svids(r.cache) == 1);
+	CHECK_OK(buf_read_file(&b, kept, &e));
+	CHECK_STR(buf_cstr(&b), "assay sealed 1\nrubbish");
+	agent_down(&r);
+	rig_deinit(&r);
+}
+
 static void test_polls_where_nothing_is_pushed(void)
 {
 	struct rig r;
@@ -803,5 +827,6 @@ static void test_waits_for_the_server(void)
 }
 
 TEST_MAIN(TEST(test_attest_and_watch), TEST(test_serves_from_the_sealed_store),
-	TEST(test_polls_where_nothing_is_pushed), TEST(test_smaller_batches), TEST(test_renews),
-	TEST(test_banned), TEST(test_evicted), TEST(test_waits_for_the_server))
+	TEST(test_damaged_store_is_kept), TEST(test_polls_where_nothing_is_pushed),
+	TEST(test_smaller_batches), TEST(test_renews), TEST(test_banned), TEST(test_evicted),
+	TEST(test_waits_for_the_server))
