@@ -3,6 +3,8 @@
 //	clients mtls  SOCKET ID ROTATIONS   X509Source on both ends of mutual TLS, a new connection every 50 ms until the
 //	                                    identity has changed that often; any failed handshake fails
 //	clients jwt   SOCKET ID AUDIENCE    JWTSource: fetch, validate by bundle, validate by the agent
+//	clients federated SOCKET ID ROTATIONS SOCKET ID   the same between two trust domains: the client is the first; then
+//	                                    a token of the client is validated by the bundles of the other
 //	clients none  SOCKET                must be refused with PermissionDenied "no identity issued"
 //	clients bundles SOCKET TD           FetchX509Bundles and FetchJWTBundles
 package main
@@ -39,7 +41,15 @@ func main() {
 	switch os.Args[1] {
 	case "mtls":
 		n, _ := strconv.Atoi(os.Args[4])
-		err = mtls(ctx, addr, spiffeid.RequireFromString(os.Args[3]), n)
+		id := spiffeid.RequireFromString(os.Args[3])
+		err = mtls(ctx, addr, id, addr, id, n)
+	case "federated":
+		n, _ := strconv.Atoi(os.Args[4])
+		id, other := spiffeid.RequireFromString(os.Args[3]), spiffeid.RequireFromString(os.Args[6])
+		otherAddr := workloadapi.WithAddr("unix:" + os.Args[5])
+		if err = mtls(ctx, addr, id, otherAddr, other, n); err == nil {
+			err = foreignJWT(ctx, addr, id, otherAddr)
+		}
 	case "jwt":
 		err = jwt(ctx, addr, spiffeid.RequireFromString(os.Args[3]), os.Args[4])
 	case "none":
@@ -92,8 +102,10 @@ func call(addr string, conf *tls.Config) error {
 	return err
 }
 
-func mtls(ctx context.Context, addr workloadapi.ClientOption, id spiffeid.ID, rotations int) error {
-	server, err := workloadapi.NewX509Source(ctx, workloadapi.WithClientOptions(addr))
+// The client's agent and identity, the server's agent and identity.
+func mtls(ctx context.Context, addr workloadapi.ClientOption, id spiffeid.ID, serverAddr workloadapi.ClientOption, serverID spiffeid.ID,
+	rotations int) error {
+	server, err := workloadapi.NewX509Source(ctx, workloadapi.WithClientOptions(serverAddr))
 	if err != nil {
 		return err
 	}
@@ -110,7 +122,7 @@ func mtls(ctx context.Context, addr workloadapi.ClientOption, id spiffeid.ID, ro
 	defer l.Close()
 	var failed atomic.Int64
 	go serve(l, &failed)
-	conf := tlsconfig.MTLSClientConfig(client, client, tlsconfig.AuthorizeID(id))
+	conf := tlsconfig.MTLSClientConfig(client, client, tlsconfig.AuthorizeID(serverID))
 	serial, seen, calls := "", -1, 0
 	for seen < rotations {
 		if err := call(l.Addr().String(), conf); err != nil {
@@ -170,6 +182,29 @@ func jwt(ctx context.Context, addr workloadapi.ClientOption, id spiffeid.ID, aud
 		return fmt.Errorf("wrong audience at the agent: %v", err)
 	}
 	fmt.Println("token for", svid.ID, "expires", svid.Expiry.Format(time.RFC3339))
+	return nil
+}
+
+// A token of one trust domain under the bundles that a workload of the other one has.
+func foreignJWT(ctx context.Context, addr workloadapi.ClientOption, id spiffeid.ID, otherAddr workloadapi.ClientOption) error {
+	source, err := workloadapi.NewJWTSource(ctx, workloadapi.WithClientOptions(addr))
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	other, err := workloadapi.NewJWTSource(ctx, workloadapi.WithClientOptions(otherAddr))
+	if err != nil {
+		return err
+	}
+	defer other.Close()
+	svid, err := source.FetchJWTSVID(ctx, jwtsvid.Params{Audience: "them", Subject: id})
+	if err != nil {
+		return err
+	}
+	if _, err := jwtsvid.ParseAndValidate(svid.Marshal(), other, []string{"them"}); err != nil {
+		return fmt.Errorf("token by the other's bundles: %w", err)
+	}
+	fmt.Println("token of", id, "validated in the other trust domain")
 	return nil
 }
 
