@@ -11,7 +11,7 @@
 enum {
 	HTTP_HEAD_MAX = 16 << 10,
 	HTTP_REQUEST_BODY_MAX = 64 << 10,
-	HTTP_CONNS_MAX = 256,
+	HTTP_CONNS_MAX = 256, /* of one server; more take the place of those without a request */
 	HTTP_IDLE_MS = 30000
 };
 

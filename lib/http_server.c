@@ -215,13 +215,26 @@ static void conn_go_on(struct http_conn *c)
 	uv_read_start((uv_stream_t *)&c->pipe, on_alloc, on_data);
 }
 
+/* Whoever has waited longest without a request makes room: slow clients must not keep others out.
+ */
+static bool make_room(struct http_server *s)
+{
+	list_each (c, &s->conns, struct http_conn, node) {
+		if (!c->busy && !uv_is_closing((uv_handle_t *)&c->pipe)) {
+			conn_close(c);
+			return true;
+		}
+	}
+	return false;
+}
+
 static void on_conn(void *arg, int fd, struct peer *peer)
 {
 	struct http_server *s = arg;
 	struct http_conn *c;
 
 	(void)peer;
-	if (s->n_conns >= HTTP_CONNS_MAX) {
+	if (s->n_conns >= 2 * HTTP_CONNS_MAX || (s->n_conns >= HTTP_CONNS_MAX && !make_room(s))) {
 		close(fd);
 		return;
 	}

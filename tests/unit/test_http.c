@@ -189,6 +189,28 @@ static void test_refused(void)
 	server_end();
 }
 
+/* Connections without a request do not keep others out. */
+static void test_slow_clients(void)
+{
+	struct http_server_options o = { 0 };
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fds[HTTP_CONNS_MAX + 20];
+
+	server_begin(&o);
+	a.sin_port = htons((uint16_t)http_server_port(server));
+	for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
+		fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		CHECK(connect(fds[i], (struct sockaddr *)&a, sizeof(a)) == 0);
+		CHECK(send(fds[i], "GET / HT", 8, MSG_NOSIGNAL) == 8);
+		if (i % 16 == 0) /* the door accepts in turns */
+			CHECK_CONTAINS(ask("GET /x HTTP/1.1\r\nHost: me\r\n" CLOSE), " 200 ");
+	}
+	CHECK_CONTAINS(ask("GET /x HTTP/1.1\r\nHost: me\r\n" CLOSE), " 200 ");
+	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
+		close(fds[i]);
+	server_end();
+}
+
 /* ---- the client ---- */
 
 static int got_status, got_code;
@@ -328,5 +350,5 @@ static void test_https(void)
 	key_unref(key);
 }
 
-TEST_MAIN(TEST(test_requests), TEST(test_keep_alive), TEST(test_refused), TEST(test_get),
-	TEST(test_get_unix), TEST(test_get_refused), TEST(test_https))
+TEST_MAIN(TEST(test_requests), TEST(test_keep_alive), TEST(test_slow_clients), TEST(test_refused),
+	TEST(test_get), TEST(test_get_unix), TEST(test_get_refused), TEST(test_https))
