@@ -31,7 +31,8 @@ struct jwt_fetch {
 	char *spiffe_id; /* "": all */
 	struct jwt_one *v;
 	size_t n, pending;
-	struct err err;
+	struct err err;     /* any failure but: */
+	struct err missing; /* an entry that is no more */
 };
 
 static void fetch_free(struct jwt_fetch *f)
@@ -57,21 +58,33 @@ static void fetch_reply(struct jwt_fetch *f)
 	AUTO(free) JWTSVID **vp = xcalloc(f->n, sizeof(*vp));
 
 	for (size_t i = 0; i < f->n; i++) {
+		if (!f->v[i].token)
+			continue;
 		jwtsvid__init(&v[i]);
 		v[i].spiffe_id = f->v[i].spiffe_id;
 		v[i].svid = f->v[i].token;
 		v[i].hint = f->v[i].hint;
-		vp[i] = &v[i];
+		vp[rs.n_svids++] = &v[i];
 	}
-	rs.n_svids = f->n;
 	rs.svids = vp;
 	rpc_reply(f->call, &rs.base);
+}
+
+static size_t count_tokens(const struct jwt_fetch *f)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < f->n; i++)
+		n += f->v[i].token != NULL;
+	return n;
 }
 
 static void one_less(struct jwt_fetch *f)
 {
 	if (--f->pending)
 		return;
+	if (!f->err.code && count_tokens(f) == 0)
+		f->err = f->missing;
 	if (f->err.code)
 		rpc_fail(f->call, ERR_UNAVAILABLE, "could not fetch JWT-SVID: %s", f->err.msg);
 	else
@@ -87,6 +100,9 @@ static void got_token(void *arg, const char *token, const struct err *e)
 
 	if (token) {
 		one->token = xstrdup(token);
+	} else if (e->code == ERR_NOT_FOUND) {
+		/* Deleted between our match and the server's answer: the others still count. */
+		f->missing = *e;
 	} else {
 		f->err = *e;
 		if (log_allowed(&limit, 5))
