@@ -69,7 +69,7 @@ static int check_host(const char *url, const char *authority, char **ret_host, s
 	port = v6 ? end + 1 : authority + strcspn(authority, ":");
 	if (check_port(url, port, e))
 		return e->code;
-	if (port == authority)
+	if (port == authority || (v6 && end == authority + 1))
 		return err_set(e, ERR_INVALID, "bundle endpoint URL must specify the host");
 	*ret_host = v6 ? xstrndup(authority + 1, (size_t)(end - authority - 1))
 		       : xstrndup(authority, (size_t)(port - authority));

@@ -45,6 +45,7 @@ static void test_bad(void)
 	bad("httpsx://a", "bundle endpoint URL must use the https scheme");
 	bad("https:a", "bundle endpoint URL must specify the host");
 	bad("https:///x", "bundle endpoint URL must specify the host");
+	bad("https://[]/", "bundle endpoint URL must specify the host");
 	bad("https://:80/", "bundle endpoint URL must specify the host");
 	bad("https://u@a/", "bundle endpoint URL must not contain user info");
 	bad("https://u:p@a/", "bundle endpoint URL must not contain user info");
