@@ -33,10 +33,11 @@ static void get_bundle(struct rpc_call *c, const ProtobufCMessage *req)
 		return;
 	}
 	api_reply(c, pb_bundle(b, rq->output_mask));
-	/* An agent that polls: this is how it sees a new authority. */
-	if (api_caller(c)[0] && !entries_node_view(a->entries, api_caller(c), &n, NULL) &&
-		!node_banned(&n))
-		witness_polled(a->witness, n.spiffe_id, b->sequence, clock_mono());
+	/* An agent that polls, or a server below: this is how it sees a new authority. */
+	if (api_caller(c)[0] &&
+		((!entries_node_view(a->entries, api_caller(c), &n, NULL) && !node_banned(&n)) ||
+			entries_is_downstream(a->entries, api_caller(c))))
+		witness_polled(a->witness, api_caller(c), b->sequence, clock_mono());
 }
 
 /* ---- AppendBundle, PublishJWTAuthority ---- */

@@ -54,6 +54,7 @@ static int check(const struct workload_identity *i, struct err *e)
 static int parse(const X509SVID *m, struct workload_identity *ret, struct err *e)
 {
 	struct workload_identity i = { .key = NULL };
+	struct spiffeid id = SPIFFEID_INIT;
 	int r = x509_chain_parse_der(&i.svid, view(&m->x509_svid), X509_MAX_CHAIN, e);
 
 	if (!r)
@@ -63,7 +64,10 @@ static int parse(const X509SVID *m, struct workload_identity *ret, struct err *e
 	if (!r && i.svid.n == 0)
 		r = err_set(e, ERR_INVALID, "no certificate");
 	if (!r)
+		r = x509_svid_id(i.svid.v[0], &id, e);
+	if (!r)
 		r = check(&i, e);
+	spiffeid_deinit(&id);
 	if (r) {
 		identity_deinit(&i);
 		return err_wrap(e, "X509-SVID from the Workload API");
@@ -72,19 +76,31 @@ static int parse(const X509SVID *m, struct workload_identity *ret, struct err *e
 	return 0;
 }
 
-/* The first of the own trust domain: the default identity. */
+static bool is_current(const struct workload *w, const char *id)
+{
+	return w->has && strcmp(x509_uris(w->identity.svid.v[0])->v[0], id) == 0;
+}
+
+/* The one that was given before, as long as it is: entries that come later do not take the name
+ * away that the server above knows. Else the first of the own trust domain, the default identity.
+ */
 static const X509SVID *pick(const struct workload *w, const X509SVIDResponse *m)
 {
+	const X509SVID *first = NULL;
+
 	for (size_t i = 0; i < m->n_svids; i++) {
+		const char *text = m->svids[i]->spiffe_id;
 		struct spiffeid id = SPIFFEID_INIT;
-		bool fits = spiffeid_parse_str(&id, m->svids[i]->spiffe_id, NULL) == 0 &&
+		bool fits = spiffeid_parse_str(&id, text, NULL) == 0 &&
 			    spiffeid_member_of(&id, w->trust_domain);
 
 		spiffeid_deinit(&id);
-		if (fits)
+		if (fits && is_current(w, text))
 			return m->svids[i];
+		if (fits && !first)
+			first = m->svids[i];
 	}
-	return NULL;
+	return first;
 }
 
 static void failed(struct workload *w, const struct err *e)
