@@ -378,22 +378,24 @@ static void deletion_release(struct deletion *d)
 
 static void deleted_end(struct deleted *x, Spire__Api__Types__Status *st)
 {
-	struct deletion *d = x->d;
+	const struct deletion *d = x->d;
 
 	x->result->status = st;
 	api_audit(d->api, d->c, st->code, st->message, "trust_domain_id", x->result->trust_domain,
 		NULL);
 	free(x);
-	deletion_release(d);
 }
 
 static void deleted_done(void *arg, int code, const char *msg)
 {
-	deleted_end(arg, code == ERR_NOT_FOUND
-				 ? pb_status(code, "federation relationship not found")
-			 : code ? pb_status_wrap(ERR_INTERNAL,
-					  "failed to delete federation relationship", msg)
-				: pb_ok());
+	struct deleted *x = arg;
+	struct deletion *d = x->d;
+
+	deleted_end(x, code == ERR_NOT_FOUND ? pb_status(code, "federation relationship not found")
+		       : code                ? pb_status_wrap(ERR_INTERNAL,
+						       "failed to delete federation relationship", msg)
+					     : pb_ok());
+	deletion_release(d);
 }
 
 static void delete_start(struct deletion *d, const char *name)
@@ -406,7 +408,6 @@ static void delete_start(struct deletion *d, const char *name)
 	x->result = pb_new(&DESCRIPTOR(batch_delete_federation_relationship_response__result));
 	x->result->trust_domain = pb_str(name);
 	pb_append(&d->rs->results, &d->rs->n_results, x->result);
-	d->pending++;
 	if (!*name) {
 		deleted_end(x, pb_status(ERR_INVALID, "missing trust domain"));
 	} else if (trust_domain_parse(name, &td, &e)) {
@@ -414,6 +415,7 @@ static void delete_start(struct deletion *d, const char *name)
 	} else {
 		free(x->result->trust_domain);
 		x->result->trust_domain = td;
+		d->pending++;
 		store_relationship_delete(d->api->store, td, deleted_done, x);
 	}
 }

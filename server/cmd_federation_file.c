@@ -156,7 +156,13 @@ static int text_of(const json_t *o, const char *name, const char **ret, struct e
 static int read_one(
 	struct cli *c, const json_t *o, size_t i, struct cmd_relationships *to, struct err *e)
 {
-	struct given g = { .path = "", .bundle = member(o, "trustDomainBundle") };
+	struct given g = { .trust_domain = "",
+		.url = "",
+		.profile = "",
+		.endpoint_id = "",
+		.format = "",
+		.path = "",
+		.bundle = member(o, "trustDomainBundle") };
 	int r = json_is_object(o) ? 0
 				  : err_set(e, ERR_INVALID,
 					    "failed to parse JSON: a relationship is an object");

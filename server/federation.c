@@ -127,9 +127,7 @@ static void fetch_abandon(struct foreign *fo)
 
 static void answer_waiters(struct foreign *fo, int code, const char *msg)
 {
-	while (!list_empty(&fo->waiters)) {
-		struct waiter *w = container_of(fo->waiters.next, struct waiter, node);
-
+	list_each (w, &fo->waiters, struct waiter, node) {
 		list_remove(&w->node);
 		w->done(w->arg, code, msg);
 		free(w);
