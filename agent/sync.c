@@ -202,10 +202,16 @@ void sync_succeeded(struct sync *s, enum sync_mode m)
 
 void sync_failed(struct sync *s, int code, const char *what, const char *msg)
 {
-	bool news = !s->error.code;
+	struct err was = s->error;
+	struct mono now = clock_mono();
 
 	err_set(&s->error, code ? code : ERR_UNKNOWN, "%s: %s", what, msg);
-	if (news && s->ready)
+	/* Another reason is news too, but two may take turns at each attempt. */
+	if (was.code && (strcmp(was.msg, s->error.msg) == 0 ||
+				now.ns - s->told.ns < TELL_AGAIN_S * NS_PER_SEC))
+		return;
+	s->told = now;
+	if (s->ready)
 		log_event(LOG_WARN, "sync",
 			"Not in step with the server; going on with what is known", "error",
 			s->error.msg, NULL);

@@ -13,6 +13,7 @@ enum {
 	SYNC_JWT_MS = 5000,
 	SYNC_KICK_MS = 3000, /* a waiting caller makes a connection be tried this often */
 	SYNC_DIAL_MS = 10000,
+	TELL_AGAIN_S = 10,    /* another reason why the server is not reached is logged so often */
 	SIGN_BATCH_MAX = 500, /* SPIRE's servers refuse more in one call */
 	SIGN_BATCHES = 2,     /* calls under way */
 };
@@ -54,6 +55,7 @@ struct sync {
 	uint64_t change;
 	int64_t last_success;
 	struct err error;
+	struct mono told; /* when the log last had it */
 
 	/* sync_watch.c */
 	struct rpc_stream *watch;

@@ -137,6 +137,7 @@ static void on_message(void *arg, struct rpc_stream *st, const ProtobufCMessage 
 static void on_ended(void *arg, struct rpc_stream *stream, const struct rpc_status *st)
 {
 	struct sync *s = arg;
+	bool was_live = s->watch_live;
 
 	if (stream != s->watch)
 		return;
@@ -153,7 +154,8 @@ static void on_ended(void *arg, struct rpc_stream *stream, const struct rpc_stat
 		poll_start(s);
 		return;
 	}
-	s->last_success = s->last_success ? clock_wall().sec : 0;
+	if (was_live)
+		s->last_success = clock_wall().sec;
 	/* A server ends the stream of an SVID that it has just replaced. */
 	if ((s->renewing || s->attesting) && st->code == ERR_UNAVAILABLE) {
 		loop_timer_set(s->watch_timer, backoff_next(&s->watch_backoff));

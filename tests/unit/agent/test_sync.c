@@ -656,6 +656,8 @@ static void test_attest_and_watch(void)
 static void test_serves_from_the_sealed_store(void)
 {
 	struct rig r;
+	struct wall later;
+	int64_t last;
 
 	rig_init(&r);
 	for (int i = 0; i < 5; i++)
@@ -670,6 +672,13 @@ static void test_serves_from_the_sealed_store(void)
 	CHECK_INT(cache_count(r.cache), 5);
 	CHECK_INT(cache_count_svids(r.cache), 5);
 	CHECK_INT(state(&r).mode, SYNC_OFFLINE);
+	last = state(&r).last_success;
+	CHECK(last > 0);
+	later = wall_add_ns(clock_wall(), 3 * NS_PER_SEC);
+	clock_set_wall_for_test(&later);
+	WAIT_FOR(&r, state(&r).error[0]);
+	CHECK_INT(state(&r).last_success, last); /* an attempt is no success */
+	clock_set_wall_for_test(NULL);
 	fake_up(&r);
 	WAIT_FOR(&r, state(&r).mode == SYNC_WATCH);
 	CHECK_INT(r.f.attests, 1);
