@@ -77,6 +77,11 @@ int pubkey_verify(const struct pubkey *p, enum hash h, struct bytes digest, enum
 int pubkey_verify_message(const struct pubkey *p, enum hash h, struct bytes message,
 	enum sig_scheme s, struct bytes sig, struct err *e) MUST_USE;
 
+/* RSA with SHA-1, PKCS#1 v1.5: only where nobody but the signer chose what was signed, so that
+ * collisions do not matter (SSH's "ssh-rsa" in a challenge's answer). Not for certificates. */
+int pubkey_verify_rsa_sha1(
+	const struct pubkey *p, struct bytes message, struct bytes sig, struct err *e) MUST_USE;
+
 /* Private keys. */
 struct key;
 int key_generate(enum key_type t, struct key **ret, struct err *e) MUST_USE;
@@ -84,12 +89,22 @@ int key_from_pkcs8(
 	struct bytes der, struct key **ret, struct err *e) MUST_USE; /* also SEC1 and PKCS#1 */
 int key_from_pem(struct bytes pem, struct key **ret,
 	struct err *e) MUST_USE; /* refuses encrypted ones with a clear text */
+/* From numbers, big-endian. key_sign() does not know Ed25519 (RFC 8032 signs messages, not
+ * digests), nor do certificates and TLS: key_sign_message() does. */
+int key_from_ed25519(struct bytes seed, struct key **ret, struct err *e) MUST_USE;
+struct rsa_numbers {
+	struct bytes n, e, d, p, q, q_inverse;
+};
+int key_from_rsa(const struct rsa_numbers *v, struct key **ret, struct err *e) MUST_USE;
 struct key *key_ref(struct key *k);
 void key_unref(struct key *k);
 enum key_type key_get_type(const struct key *k);
 struct pubkey *key_public(const struct key *k);          /* borrowed */
 void key_to_pkcs8(const struct key *k, struct buf *ret); /* ret must be marked secret */
 int key_sign(const struct key *k, enum hash h, struct bytes digest, enum sig_scheme s,
+	struct buf *ret, struct err *e) MUST_USE;
+/* As pubkey_verify_message(). */
+int key_sign_message(const struct key *k, enum hash h, struct bytes message, enum sig_scheme s,
 	struct buf *ret, struct err *e) MUST_USE;
 enum hash key_type_hash(enum key_type t); /* SHA-384 for P-384, SHA-512 for P-521, else SHA-256:
 					     what certificates and JWS use */

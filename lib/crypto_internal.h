@@ -47,4 +47,11 @@ int digest_check(enum hash h, struct bytes digest, struct err *e);
 struct pubkey *pubkey_of_point(const struct curve *c, const uint8_t *point);
 const uint8_t *pubkey_point(const struct pubkey *p);
 
+/* Ed25519, RFC 8032: crypto_private.c. */
+enum { ED25519_SEED = 32, ED25519_PUBLIC = 32 };
+bool ed25519_public(const uint8_t seed[static ED25519_SEED], uint8_t ret[static ED25519_PUBLIC]);
+bool ed25519_sign(const uint8_t seed[static ED25519_SEED],
+	const uint8_t public[static ED25519_PUBLIC], struct bytes message, struct buf *ret);
+struct bytes pubkey_ed25519(const struct pubkey *p); /* its 32 bytes */
+
 #endif

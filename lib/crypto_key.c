@@ -485,6 +485,33 @@ int key_from_pem(struct bytes pem, struct key **ret, struct err *e)
 	return r;
 }
 
+int key_from_ed25519(struct bytes seed, struct key **ret, struct err *e)
+{
+	/* RFC 8410 section 4: the SPKI's head, and a PKCS#8 key's. */
+	static const uint8_t spki_head[] = { 0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70,
+		0x03, 0x21, 0x00 };
+	static const uint8_t pkcs8_head[] = { 0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03,
+		0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20 };
+	uint8_t spki[sizeof(spki_head) + ED25519_PUBLIC];
+	struct pubkey *pub;
+	struct key *k;
+	int r;
+
+	memcpy(spki, spki_head, sizeof(spki_head));
+	if (seed.n != ED25519_SEED || !ed25519_public(seed.p, spki + sizeof(spki_head)))
+		return err_set(e, ERR_INVALID, "malformed Ed25519 private key");
+	r = pubkey_from_spki(bytes_of(spki, sizeof(spki)), &pub, e);
+	if (r)
+		return r;
+	k = key_alloc(KEY_ED25519);
+	k->pub = pub;
+	buf_append(&k->pkcs8, pkcs8_head, sizeof(pkcs8_head));
+	buf_bytes(&k->pkcs8, seed);
+	k->inner = bytes_of(k->pkcs8.p + sizeof(pkcs8_head), ED25519_SEED);
+	*ret = k;
+	return 0;
+}
+
 /* ---- signing ---- */
 
 static int sign_ec(
@@ -542,6 +569,8 @@ int key_sign(const struct key *k, enum hash h, struct bytes digest, enum sig_sch
 
 	if (r)
 		return r;
+	if (k->type == KEY_ED25519)
+		return err_set(e, ERR_INVALID, "Ed25519 signs messages, not digests");
 	if (k->curve && s == SIG_RSA_PSS)
 		return err_set(e, ERR_INVALID, "an EC key makes no RSA-PSS signatures");
 	l = borrow(mine);
@@ -551,4 +580,19 @@ int key_sign(const struct key *k, enum hash h, struct bytes digest, enum sig_sch
 	if (r)
 		return err_set(e, ERR_INTERNAL, "signing failed (wolfCrypt %d)", r);
 	return ret->failed ? err_set(e, ERR_EXHAUSTED, "no room for the signature") : 0;
+}
+
+int key_sign_message(const struct key *k, enum hash h, struct bytes message, enum sig_scheme s,
+	struct buf *ret, struct err *e)
+{
+	uint8_t digest[HASH_MAX];
+
+	if (k->type != KEY_ED25519) {
+		hash_of(h, message, digest);
+		return key_sign(k, h, bytes_of(digest, hash_size(h)), s, ret, e);
+	}
+	if (message.n > BUF_MAX_DEFAULT ||
+		!ed25519_sign(k->inner.p, pubkey_ed25519(k->pub).p, message, ret))
+		return err_set(e, ERR_INTERNAL, "signing with Ed25519 failed");
+	return 0;
 }

@@ -108,6 +108,11 @@ struct bytes pubkey_spki(const struct pubkey *p)
 	return p->spki;
 }
 
+struct bytes pubkey_ed25519(const struct pubkey *p)
+{
+	return p->point;
+}
+
 const uint8_t *pubkey_point(const struct pubkey *p)
 {
 	return p->point.p;
@@ -404,18 +409,23 @@ static bool rsa_public(const struct pubkey *p, struct bytes sig, uint8_t *ret)
 }
 
 /* RFC 8017 8.2.2 in its safe form: the one right encoding is made and compared. */
-static bool pkcs1_good(enum hash h, struct bytes digest, const uint8_t *em, size_t n)
+static bool pkcs1_is(struct bytes info, const uint8_t *em, size_t n)
 {
 	uint8_t want[RSA_MAX_BYTES];
-	uint8_t info[DIGEST_INFO_MAX];
-	size_t tail = digest_info(h, digest, info);
 
 	memset(want, 0xff, n);
 	want[0] = 0;
 	want[1] = 1;
-	want[n - tail - 1] = 0;
-	memcpy(want + n - tail, info, tail);
-	return tail != 0 && memcmp(want, em, n) == 0;
+	want[n - info.n - 1] = 0;
+	memcpy(want + n - info.n, info.p, info.n);
+	return info.n != 0 && memcmp(want, em, n) == 0;
+}
+
+static bool pkcs1_good(enum hash h, struct bytes digest, const uint8_t *em, size_t n)
+{
+	uint8_t info[DIGEST_INFO_MAX];
+
+	return pkcs1_is(bytes_of(info, digest_info(h, digest, info)), em, n);
 }
 
 /* MGF1 of RFC 8017 B.2.1, xored onto data. */
@@ -529,4 +539,19 @@ int pubkey_verify_message(const struct pubkey *p, enum hash h, struct bytes mess
 			       : bad_signature(e);
 	hash_of(h, message, digest);
 	return pubkey_verify(p, h, bytes_of(digest, hash_size(h)), s, sig, e);
+}
+
+int pubkey_verify_rsa_sha1(
+	const struct pubkey *p, struct bytes message, struct bytes sig, struct err *e)
+{
+	/* SEQ { SEQ { OID 1.3.14.3.2.26, NULL }, OCTET STRING }, RFC 8017 9.2 note 1 */
+	uint8_t info[15 + 20] = { 0x30, 0x21, 0x30, 0x09, 0x06, 0x05, 0x2b, 0x0e, 0x03, 0x02, 0x1a,
+		0x05, 0x00, 0x04, 0x14 };
+	uint8_t em[RSA_MAX_BYTES];
+
+	hash_of(HASH_SHA1, message, info + 15);
+	if (!p->n.n || !rsa_public(p, sig, em) ||
+		!pkcs1_is(bytes_of(info, sizeof(info)), em, p->n.n))
+		return bad_signature(e);
+	return 0;
 }

@@ -446,7 +446,32 @@ static void test_fork_differs(void)
 	wait(NULL);
 }
 
-TEST_MAIN(TEST(test_hashes), TEST(test_key_types), TEST(test_hkdf), TEST(test_aead),
-	TEST(test_base64), TEST(test_pem), TEST(test_ec_keys), TEST(test_bad_points),
-	TEST(test_rsa_keys), TEST(test_foreign), TEST(test_broken_keys),
+/* RFC 8032 7.1, test 2. */
+static void test_ed25519_key(void)
+{
+	static const uint8_t seed[32] = { 0x4c, 0xcd, 0x08, 0x9b, 0x28, 0xff, 0x96, 0xda, 0x9d,
+		0xb6, 0xc3, 0x46, 0xec, 0x11, 0x4e, 0x0f, 0x5b, 0x8a, 0x31, 0x9f, 0x35, 0xab, 0xa6,
+		0x24, 0xda, 0x8c, 0xf6, 0xed, 0x4f, 0xb8, 0xa6, 0xfb };
+	struct bytes message = bytes_of("\x72", 1), spki;
+	AUTO(key_unref) struct key *k = NULL;
+	AUTO_BUF struct buf sig = BUF_INIT;
+	uint8_t digest[32] = { 0 };
+
+	CHECK_OK(key_from_ed25519(bytes_of(seed, 32), &k, &e));
+	spki = pubkey_spki(key_public(k));
+	check_hex(bytes_of(spki.p + spki.n - 32, 32),
+		"3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c");
+	CHECK_OK(key_sign_message(k, HASH_SHA256, message, SIG_X509, &sig, &e));
+	check_hex(buf_view(&sig),
+		"92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da"
+		"085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00");
+	CHECK_OK(pubkey_verify_message(
+		key_public(k), HASH_SHA256, message, SIG_X509, buf_view(&sig), &e));
+	CHECK_ERR(key_sign(k, HASH_SHA256, bytes_of(digest, 32), SIG_X509, &sig, &e), ERR_INVALID);
+	CHECK_ERR(key_from_ed25519(bytes_of(seed, 31), &k, &e), ERR_INVALID);
+}
+
+TEST_MAIN(TEST(test_ed25519_key), TEST(test_hashes), TEST(test_key_types), TEST(test_hkdf),
+	TEST(test_aead), TEST(test_base64), TEST(test_pem), TEST(test_ec_keys),
+	TEST(test_bad_points), TEST(test_rsa_keys), TEST(test_foreign), TEST(test_broken_keys),
 	TEST(test_shared_by_threads), TEST(test_fork_differs))
