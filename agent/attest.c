@@ -20,6 +20,8 @@ const struct node_attestor *node_attestor_of(const struct agent_options *o)
 		return &attest_token;
 	if (o->attest_x509pop)
 		return &attest_x509pop;
+	if (o->attest_sshpop)
+		return &attest_sshpop;
 	return o->attest_join_token ? &attest_token : NULL;
 }
 

@@ -20,7 +20,7 @@ struct node_attestor {
 	int (*respond)(const struct agent_options *o, struct bytes challenge, struct buf *ret,
 		struct err *e); /* NULL: a challenge is an error */
 };
-extern const struct node_attestor attest_token, attest_x509pop;
+extern const struct node_attestor attest_token, attest_x509pop, attest_sshpop;
 const struct node_attestor *node_attestor_of(const struct agent_options *o); /* NULL: none */
 
 /* Who may call itself the server: the leaf has exactly the URI spiffe://<td>/spire/server, and

@@ -119,27 +119,53 @@ static void check_keymgr(struct config *c, struct agent_file *f)
 		f->o.keys_dir = xstrdup(f->o.data_dir);
 }
 
-static void check_attestors(struct config *c, struct agent_options *o)
+static void check_node_attestor(struct config *c, struct agent_options *o)
 {
+	struct {
+		const char *name;
+		bool *on;
+	} rows[] = {
+		{ "join_token", &o->attest_join_token },
+		{ "x509pop", &o->attest_x509pop },
+		{ "sshpop", &o->attest_sshpop },
+	};
+	const char *first = NULL;
+	int n = 0;
+
 	if (o->join_token && o->join_token_file)
 		config_problem(c, "agent.join_token_file",
 			"only one of join_token or join_token_file can be specified, not both");
 	/* A token given by the operator decides, as in SPIRE. */
 	if ((o->join_token || o->join_token_file) && !o->attest_join_token) {
-		if (o->attest_x509pop)
-			config_warning(c, "plugins.NodeAttestor.x509pop",
-				"not used: a join token was given");
+		for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+			if (*rows[i].on) {
+				AUTO(free)
+				char *path = xasprintf("plugins.NodeAttestor.%s", rows[i].name);
+
+				config_warning(c, path, "not used: a join token was given");
+				*rows[i].on = false;
+			}
 		o->attest_join_token = true;
-		o->attest_x509pop = false;
-	} else if (o->attest_join_token && o->attest_x509pop) {
-		config_problem(c, "plugins.NodeAttestor",
-			"exactly one NodeAttestor is needed, not both \"join_token\" and "
-			"\"x509pop\"");
-	} else if (!o->attest_join_token && !o->attest_x509pop &&
-		   nothing_wrong(c, "plugins.NodeAttestor")) {
-		config_problem(c, "plugins.NodeAttestor",
-			"exactly one NodeAttestor plugin is needed: \"join_token\" or \"x509pop\"");
+		return;
 	}
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+		if (*rows[i].on) {
+			if (n++)
+				config_problem(c, "plugins.NodeAttestor",
+					"exactly one NodeAttestor is needed, not both \"%s\" and "
+					"\"%s\"",
+					first, rows[i].name);
+			first = first ? first : rows[i].name;
+		}
+	if (!n && nothing_wrong(c, "plugins.NodeAttestor"))
+		config_problem(c, "plugins.NodeAttestor",
+			"exactly one NodeAttestor plugin is needed: \"join_token\", \"x509pop\" or "
+			"\"sshpop\"");
+}
+
+static void check_attestors(struct config *c, struct agent_options *o)
+{
+	check_node_attestor(c, o);
 	if (o->attest_x509pop && !o->x509pop_private_key_path)
 		config_problem(
 			c, "plugins.NodeAttestor.x509pop", "private_key_path must be configured");

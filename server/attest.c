@@ -5,31 +5,34 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct attestor *const attestors[] = { &attestor_join_token, &attestor_x509pop };
+static const struct attestor *const attestors[] = { &attestor_join_token, &attestor_x509pop,
+	&attestor_sshpop };
 
 static bool is_configured(const struct attest *a, const struct attestor *k)
 {
 	if (k == &attestor_join_token)
 		return a->join_token;
+	if (k == &attestor_sshpop)
+		return a->sshpop != NULL;
 	return k == &attestor_x509pop && a->x509pop;
 }
 
 int attest_new(const struct attest_options *o, struct attest **ret, struct err *e)
 {
 	struct attest *a = xcalloc(1, sizeof(*a));
-	int r;
+	int r = 0;
 
 	a->o = *o;
 	a->join_token = o->config->attest_join_token;
-	if (o->config->attest_x509pop) {
+	if (o->config->attest_x509pop)
 		r = x509pop_new(o, &a->x509pop, e);
-		if (r) {
-			free(a);
-			return r;
-		}
-	}
-	*ret = a;
-	return 0;
+	if (!r && o->config->attest_sshpop)
+		r = sshpop_new(o, &a->sshpop, e);
+	if (r)
+		attest_free(a);
+	else
+		*ret = a;
+	return r;
 }
 
 void attest_free(struct attest *a)
@@ -37,6 +40,7 @@ void attest_free(struct attest *a)
 	if (!a)
 		return;
 	x509pop_free(a->x509pop);
+	sshpop_free(a->sshpop);
 	free(a);
 }
 
@@ -181,24 +185,47 @@ static bool is_field_char(char c)
 	return isalnum((unsigned char)c) || c == '_' || c == '.';
 }
 
+static int unsupported(struct err *e)
+{
+	return err_set(e, ERR_INVALID,
+		"template actions other than {{ .Field }} and {{ index .Field 0 }} are not "
+		"supported");
+}
+
 /* One action, p behind its "{{": gives what follows "}}", and the field's dotted name without the
- * first dot. */
+ * first dot; of {{ index .Field 3 }} "Field[3]". */
 static int parse_action(
 	const char *p, char name[static ATTEST_TEMPLATE_MAX], const char **ret, struct err *e)
 {
+	bool index = false;
 	size_t n = 0;
 
 	p = skip_space(p);
+	if (strncmp(p, "index", 5) == 0 && (p[5] == ' ' || p[5] == '\t')) {
+		index = true;
+		p = skip_space(p + 5);
+	}
 	if (*p++ != '.')
-		return err_set(e, ERR_INVALID,
-			"template actions other than {{ .Field }} are not supported");
-	while (is_field_char(*p) && n < ATTEST_TEMPLATE_MAX - 1)
+		return unsupported(e);
+	while (is_field_char(*p) && n < ATTEST_TEMPLATE_MAX - 8)
 		name[n++] = *p++;
-	name[n] = 0;
+	if (n == 0)
+		return unsupported(e);
 	p = skip_space(p);
-	if (n == 0 || strncmp(p, "}}", 2) != 0)
-		return err_set(e, ERR_INVALID,
-			"template actions other than {{ .Field }} are not supported");
+	if (index) {
+		size_t start = n;
+
+		name[n++] = '[';
+		while (isdigit((unsigned char)*p) && n < start + 5)
+			name[n++] = *p++;
+		if (n == start + 1)
+			return unsupported(e);
+		name[n++] = ']';
+		p = skip_space(p);
+	}
+	name[n] = 0;
+	if (strncmp(p, "}}", 2) != 0)
+		return unsupported(e);
 	*ret = p + 2;
 	return 0;
 }

@@ -52,7 +52,7 @@ void attest_respond(struct attest_session *s, struct bytes response);
 void attest_end(struct attest_session *s);
 
 /*
- * Agent path template: text and {{ .Field }} of .PluginName, .Fingerprint, .TrustDomain,
+ * Agent path template of x509pop: text and {{ .Field }} of .PluginName, .Fingerprint, .TrustDomain,
  * .SerialNumber, .SerialNumberHex, .SVIDPathTrimmed, .Subject.CommonName, .URISanSelectors.<key>.
  * Anything else of Go's text/template is refused. ERR_INVALID.
  */

@@ -2,6 +2,7 @@
 #ifndef ASSAY_SERVER_ATTEST_INTERNAL_H
 #define ASSAY_SERVER_ATTEST_INTERNAL_H
 
+#include "lib/ssh.h"
 #include "server/attest.h"
 
 /* One kind of attestor. */
@@ -14,13 +15,16 @@ struct attestor {
 };
 extern const struct attestor attestor_join_token;
 extern const struct attestor attestor_x509pop;
+extern const struct attestor attestor_sshpop;
 
 struct x509pop;
+struct sshpop;
 
 struct attest {
 	struct attest_options o;
 	bool join_token;
 	struct x509pop *x509pop; /* NULL: not configured */
+	struct sshpop *sshpop;   /* NULL: not configured */
 };
 
 struct attest_session {
@@ -75,7 +79,32 @@ int x509pop_challenge(struct x509pop_state *st, const struct x509_chain *roots,
 /* Any thread. The response to it; on success the result is in st. */
 int x509pop_verify(struct x509pop_state *st, struct bytes response, struct err *e) MUST_USE;
 
-/* fields: the values by name, dotted; get(arg, name) gives NULL for an unknown one. */
+/* ---- sshpop: what does not need a loop ---- */
+
+struct sshpop {
+	char *trust_domain;
+	struct buf authorities; /* SHA-256 of each trusted key, one behind the other */
+	char *canonical_domain; /* "": none */
+	char *path_template;
+};
+int sshpop_new(const struct attest_options *o, struct sshpop **ret, struct err *e) MUST_USE;
+void sshpop_free(struct sshpop *p);
+
+struct sshpop_state {
+	const struct sshpop *config;
+	struct ssh_cert cert;
+	char *hostname; /* the first principal, without the canonical domain */
+	uint8_t nonce[ATTEST_NONCE];
+	char *agent_id; /* the result */
+};
+void sshpop_state_deinit(struct sshpop_state *st);
+/* As x509pop_challenge() and x509pop_verify(). */
+int sshpop_challenge(struct sshpop_state *st, struct bytes payload, struct wall now,
+	struct buf *ret_challenge, struct err *e) MUST_USE;
+int sshpop_verify(struct sshpop_state *st, struct bytes response, struct err *e) MUST_USE;
+
+/* fields: the values by name, dotted, and "Name[3]" for {{ index .Name 3 }}; get(arg, name) gives
+ * NULL for an unknown one. */
 int attest_template_expand(const char *tmpl, const char *(*get)(void *arg, const char *name),
 	void *arg, struct buf *ret, struct err *e) MUST_USE;
 

@@ -183,10 +183,12 @@ static void check(struct config *c, struct server_file *f)
 	check_keymgr(c, f);
 	check_x509pop(c, &f->o);
 	check_upstream(c, &f->o);
+	options_check_sshpop(c, &f->o);
 	check_database(c, &f->o);
 	options_check_federation(c, f);
 	options_check_oidc(c, &f->o);
-	if (f->has_plugins && !f->o.attest_join_token && !f->o.attest_x509pop && !c->n_problems)
+	if (f->has_plugins && !f->o.attest_join_token && !f->o.attest_x509pop &&
+		!f->o.attest_sshpop && !c->n_problems)
 		config_warning(c, "plugins", "there is no NodeAttestor: no agent can attest");
 }
 

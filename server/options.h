@@ -59,6 +59,11 @@ struct server_options {
 	bool x509pop_verify_client_ip;
 	bool x509pop_mode_spiffe;
 	char *x509pop_svid_prefix;
+	bool attest_sshpop;
+	struct strings sshpop_cert_authorities; /* lines of authorized_keys */
+	char *sshpop_cert_authorities_path;
+	char *sshpop_canonical_domain;
+	char *sshpop_agent_path_template; /* NULL: /sshpop/<fingerprint> */
 
 	/* federation */
 	bool bundle_endpoint;

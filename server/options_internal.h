@@ -20,6 +20,9 @@ void options_check_oidc(struct config *c, struct server_options *o);
 void options_free_peers(struct server_options *o);
 void options_print_peers(const struct server_options *o, struct buf *ret);
 
+/* options_attest.c: the blocks of NodeAttestor "sshpop" and "http_challenge". */
+void options_check_sshpop(struct config *c, struct server_options *o);
+
 extern const struct config_option server_option_table[];
 
 #endif
