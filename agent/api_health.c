@@ -155,6 +155,7 @@ void api_metrics(struct api *a)
 	static const char *const method_label[] = { "method", NULL };
 
 	metrics_add_process("assay-agent", ASSAY_VERSION);
+	door_add_metrics();
 	calls = metric_counter(
 		"assay_agent_calls_total", "Calls served, by method and status", call_labels);
 	call_seconds = metric_histogram("assay_agent_call_seconds",

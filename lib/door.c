@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "lib/door_internal.h"
+#include "lib/metrics.h"
 
 enum { BACKLOG = 4096 };
 
@@ -25,6 +26,7 @@ struct door {
 	ino_t ino;
 	int port;
 	struct list conns;
+	struct list link; /* in doors */
 	struct door_stats stats;
 	struct loop_timer *pause;
 	struct loop_timer *grace;
@@ -32,6 +34,36 @@ struct door {
 	void (*done)(void *arg);
 	void *done_arg;
 };
+
+/* For the metrics: all doors of the process, and what those counted that are closed. */
+static pthread_mutex_t doors_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct list doors = { &doors, &doors };
+static struct door_stats past;
+
+static void add_stats(struct door_stats *sum, const struct door_stats *v)
+{
+	sum->accepted += v->accepted;
+	sum->refused_full += v->refused_full;
+	sum->evicted_idle += v->evicted_idle;
+	sum->handshake_failed += v->handshake_failed;
+	sum->guard_killed += v->guard_killed;
+	sum->open += v->open;
+}
+
+static void doors_add(struct door *d)
+{
+	pthread_mutex_lock(&doors_lock);
+	list_append(&doors, &d->link);
+	pthread_mutex_unlock(&doors_lock);
+}
+
+static void doors_remove(struct door *d)
+{
+	pthread_mutex_lock(&doors_lock);
+	list_remove(&d->link);
+	add_stats(&past, &d->stats);
+	pthread_mutex_unlock(&doors_lock);
+}
 
 /* ---- connections ---- */
 
@@ -214,6 +246,7 @@ static void finish_close(void *arg)
 	loop_timer_free(d->pause);
 	loop_timer_free(d->grace);
 	free(d->unix_path);
+	doors_remove(d);
 	free(d);
 	hub_unref(h);
 	if (done)
@@ -411,6 +444,7 @@ int door_open(struct loop *l, const struct door_options *o, struct door **ret, s
 	list_init(&d->conns);
 	d->listener = (struct source){ .fd = fd, .ready = on_listener };
 	hub_add(d->hub, &d->listener, EPOLLIN);
+	doors_add(d);
 	*ret = d;
 	return 0;
 }
@@ -420,7 +454,45 @@ int door_port(const struct door *d)
 	return d->port;
 }
 
+/* ---- counting ---- */
+
 void door_stats(const struct door *d, struct door_stats *ret)
 {
 	*ret = d->stats;
+}
+
+/* arg: where in struct door_stats. */
+static double count_all(void *arg)
+{
+	struct door_stats sum;
+	uint64_t v;
+
+	pthread_mutex_lock(&doors_lock);
+	sum = past;
+	list_each (d, &doors, struct door, link)
+		add_stats(&sum, &d->stats);
+	pthread_mutex_unlock(&doors_lock);
+	memcpy(&v, (const char *)&sum + (uintptr_t)arg, sizeof(v));
+	return (double)v;
+}
+
+#define COUNT(f) ((void *)offsetof(struct door_stats, f))
+
+void door_add_metrics(void)
+{
+	metric_gauge_fn(
+		"assay_connections_open", "Connections that are open.", count_all, COUNT(open));
+	metric_counter_fn(
+		"assay_connections_accepted", "Connections accepted.", count_all, COUNT(accepted));
+	metric_counter_fn("assay_connections_refused",
+		"Refused or given up because their holder, or all together, held too many.",
+		count_all, COUNT(refused_full));
+	metric_counter_fn("assay_connections_evicted",
+		"Ended, without a call, to make room for another.", count_all, COUNT(evicted_idle));
+	metric_counter_fn("assay_connections_handshake_failed",
+		"Ended because the TLS handshake failed or took too long.", count_all,
+		COUNT(handshake_failed));
+	metric_counter_fn("assay_connections_ended_by_guard",
+		"Ended because of what they sent: frames against the limits, or no HTTP/2.",
+		count_all, COUNT(guard_killed));
 }

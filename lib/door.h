@@ -96,6 +96,8 @@ struct door_stats {
 	uint64_t accepted, refused_full, evicted_idle, handshake_failed, guard_killed, open;
 };
 void door_stats(const struct door *d, struct door_stats *ret);
+/* Metrics over all doors of the process: assay_connections_*. Read on the loop thread. */
+void door_add_metrics(void);
 
 /* The mirror image: connects and gives the plaintext fd of a socketpair (or, for a Unix socket, the
  * connected socket itself). */

@@ -119,6 +119,11 @@ void metric_gauge_fn(const char *name, const char *help, double (*fn)(void *arg)
 	make_fn(GAUGE, name, help, fn, arg);
 }
 
+void metric_counter_fn(const char *name, const char *help, double (*fn)(void *arg), void *arg)
+{
+	make_fn(COUNTER, name, help, fn, arg);
+}
+
 /* ---- counting ---- */
 
 static void key_of(const struct metric *m, const char *const *values, struct buf *ret)

@@ -24,6 +24,7 @@ void metric_set(struct metric *m, double v, ...);
 void metric_observe(struct metric *m, double seconds, ...);
 /* Computed when asked for. */
 void metric_gauge_fn(const char *name, const char *help, double (*fn)(void *arg), void *arg);
+void metric_counter_fn(const char *name, const char *help, double (*fn)(void *arg), void *arg);
 
 void metrics_write(struct buf *ret);
 /* process_resident_memory_bytes, process_cpu_seconds_total, process_open_fds,

@@ -165,16 +165,19 @@ static void add_gauges(const struct api *a)
 		{ "assay_server_uptime_in_ms", "Milliseconds since the start.", uptime },
 		{ "assay_server_svid_expires_at", "End of the server's own SVID, Unix seconds.",
 			svid_expiry },
-		{ "assay_server_store_statements", "SQL statements run since the start.",
-			count_statements },
-		{ "assay_server_store_transactions", "Transactions since the start.",
-			count_transactions },
-		{ "assay_server_store_changes", "Changes applied since the start.", count_changes },
+	}, counters[] = {
+		{ "assay_server_store_statements", "SQL statements run.", count_statements },
+		{ "assay_server_store_transactions", "Transactions.", count_transactions },
+		{ "assay_server_store_changes", "Changes applied.", count_changes },
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(gauges); i++)
 		metric_gauge_fn(gauges[i].name, gauges[i].help, gauges[i].fn, (void *)(uintptr_t)a);
+	for (size_t i = 0; i < ARRAY_LEN(counters); i++)
+		metric_counter_fn(
+			counters[i].name, counters[i].help, counters[i].fn, (void *)(uintptr_t)a);
 	metrics_add_process("assay-server", ASSAY_VERSION);
+	door_add_metrics();
 }
 
 static void prometheus(void *arg, const struct http_request *rq, struct http_response *rs)

@@ -1,4 +1,5 @@
 /* The front door: identity, limits and lifetimes, with hostile clients. */
+#include "lib/metrics.h"
 #include "tests/unit/door.inc"
 
 static void calls(void)
@@ -18,6 +19,36 @@ static void calls(void)
 static void test_calls(void)
 {
 	run(calls);
+}
+
+static void write_metrics(void *arg)
+{
+	metrics_write(arg);
+}
+
+static void metrics(void)
+{
+	AUTO_BUF struct buf b = BUF_INIT;
+	int fd = hello();
+
+	CHECK(call_on(fd, 1));
+	door_add_metrics();
+	on_loop(write_metrics, &b);
+	CHECK(strstr(buf_cstr(&b), "\nassay_connections_open 1\n"));
+	CHECK(strstr(buf_cstr(&b), "\nassay_connections_accepted 1\n"));
+	CHECK(strstr(buf_cstr(&b), "# TYPE assay_connections_ended_by_guard counter\n"));
+	close(fd);
+}
+
+/* What a closed door counted is not forgotten. */
+static void test_metrics(void)
+{
+	AUTO_BUF struct buf b = BUF_INIT;
+
+	run(metrics);
+	metrics_write(&b);
+	CHECK(strstr(buf_cstr(&b), "\nassay_connections_open 0\n"));
+	CHECK(strstr(buf_cstr(&b), "\nassay_connections_accepted 1\n"));
 }
 
 static void check_peer(void *arg)
@@ -390,8 +421,8 @@ static void test_close_with_grace(void)
 	run(grace);
 }
 
-TEST_MAIN(TEST(test_calls), TEST(test_identity), TEST(test_identity_on_older_kernels),
-	TEST(test_socket_file), TEST(test_folder_is_made_for_all), TEST(test_path_too_long),
-	TEST(test_guard_limits), TEST(test_deadlines), TEST(test_slow_reader),
-	TEST(test_raw_echo_with_back_pressure), TEST(test_raw_echo_tcp), TEST(test_tcp),
-	TEST(test_close_with_grace))
+TEST_MAIN(TEST(test_calls), TEST(test_metrics), TEST(test_identity),
+	TEST(test_identity_on_older_kernels), TEST(test_socket_file),
+	TEST(test_folder_is_made_for_all), TEST(test_path_too_long), TEST(test_guard_limits),
+	TEST(test_deadlines), TEST(test_slow_reader), TEST(test_raw_echo_with_back_pressure),
+	TEST(test_raw_echo_tcp), TEST(test_tcp), TEST(test_close_with_grace))
