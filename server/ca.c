@@ -527,6 +527,7 @@ void ca_activate(struct ca *ca, enum ca_kind k)
 
 	if (old) {
 		old->status = CA_OLD;
+		old->revoked |= strings_has(&l->leaving, old->root_id ? old->root_id : old->id);
 		old->drop_key = true;
 		keymgr_signer_unref(old->signer);
 		old->signer = NULL;

@@ -135,8 +135,7 @@ static void add_ours(const struct ca *ca, int64_t now, struct bundle *b)
 
 			if (s->status == CA_UNUSED || s->revoked || s->not_after <= now)
 				continue;
-			if (s->status == CA_OLD &&
-				(s->anchor || strings_has(&ca->line[k].leaving, s->id)))
+			if (s->status == CA_OLD && s->anchor)
 				continue;
 			if (k == CA_X509)
 				(void)bundle_add_root(b, ca_slot_root(s), s->tainted);

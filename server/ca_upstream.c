@@ -160,6 +160,12 @@ bool ca_upstream_taints(const struct ca *ca, const struct x509_cert *root)
 
 static void leave(struct ca *ca, enum ca_kind k, const char *id)
 {
+	for (int i = 0; i < CA_SLOTS; i++) {
+		struct ca_slot *s = &ca->line[k].slot[i];
+
+		if (s->status == CA_OLD && strcmp(s->root_id ? s->root_id : s->id, id) == 0)
+			s->revoked = true;
+	}
 	if (strings_has(&ca->line[k].leaving, id))
 		return;
 	strings_add(&ca->line[k].leaving, id);

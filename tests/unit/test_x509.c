@@ -427,6 +427,19 @@ static void test_names(void)
 	CHECK_OK(x509_name_with_cn(DER_BYTES(0x30, 0), "new", &other, &e));
 	CHECK_BYTES(buf_view(&other), name_of("new"));
 	CHECK_ERR(x509_name_with_cn(DER_BYTES(0x30, 1), "new", &other, &e), ERR_INVALID);
+	n.organizational_unit = "DOWN-1";
+	buf_reset(&other);
+	CHECK_OK(x509_name_with_ou(buf_view(&raw_name), "DOWN-1", &other, &e));
+	n.common_name = " x";
+	buf_reset(&again);
+	x509_name_der(&n, &again);
+	CHECK_BYTES(buf_view(&other), buf_view(&again));
+	buf_reset(&other);
+	CHECK_OK(x509_name_with_ou(DER_BYTES(0x30, 0), "u", &other, &e));
+	buf_reset(&again);
+	x509_name_der(&(struct x509_name){ .organizational_unit = "u" }, &again);
+	CHECK_BYTES(buf_view(&other), buf_view(&again));
+	CHECK_ERR(x509_name_with_ou(DER_BYTES(0x30, 1), "u", &other, &e), ERR_INVALID);
 	CHECK_ERR(x509_name_with_cn(DER_BYTES(0x30, 2, 0x31, 0), "new", &other, &e), ERR_INVALID);
 	key_unref(k);
 }
