@@ -66,7 +66,6 @@ void ca_free(struct ca *ca)
 	ca_ops_cancel(ca);
 	if (ca->upstream)
 		upstream_on_bundle(ca->upstream, NULL, NULL);
-	ca->upstream = NULL;
 	if (ca->pending == 0)
 		destroy(ca);
 }
