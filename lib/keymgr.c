@@ -139,13 +139,10 @@ static int load(struct keymgr *m, struct err *e)
 	AUTO_BUF struct buf text = BUF_INIT_SECRET;
 	json_error_t why;
 	json_t *doc;
-	int r = mode_check(m->path, e);
+	int r;
 
-	if (r == ERR_NOT_FOUND)
-		return 0;
 	text.max = KEY_FILE_MAX;
-	if (!r)
-		r = buf_read_file(&text, m->path, e);
+	r = buf_read_file(&text, m->path, e);
 	if (r)
 		return r;
 	doc = json_loadb((const char *)text.p, text.len, JSON_REJECT_DUPLICATES, &why);
@@ -160,20 +157,44 @@ static int load(struct keymgr *m, struct err *e)
 	return r;
 }
 
-int keymgr_disk_new(const char *path, struct keymgr **ret, struct err *e)
+static struct keymgr *keymgr_of_file(const char *path)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	struct err why = ERR_INIT;
-	struct keymgr *m;
-	int r;
 
 	pthread_once(&once, wipe_json_memory);
-	m = keymgr_new(path);
-	r = load(m, &why);
+	return keymgr_new(path);
+}
+
+int keymgr_disk_new(const char *path, struct keymgr **ret, struct err *e)
+{
+	struct err why = ERR_INIT;
+	struct keymgr *m = keymgr_of_file(path);
+	int r = mode_check(path, &why);
+
+	if (!r)
+		r = load(m, &why);
+	else if (r == ERR_NOT_FOUND)
+		r = 0;
 	if (r) {
 		keymgr_free(m);
 		return err_set(e, r, "%s", why.msg);
 	}
+	*ret = m;
+	return 0;
+}
+
+int keymgr_file_read(const char *path, struct keymgr **ret, struct err *e)
+{
+	struct err why = ERR_INIT;
+	struct keymgr *m = keymgr_of_file(path);
+	int r = load(m, &why);
+
+	if (r) {
+		keymgr_free(m);
+		return err_set(e, r, "%s", why.msg);
+	}
+	free(m->path);
+	m->path = NULL;
 	*ret = m;
 	return 0;
 }
@@ -252,32 +273,33 @@ static void put_back(struct keymgr *m, const char *name, struct key *old)
 		map_del_str(m->keys, name);
 }
 
-int keymgr_generate(
-	struct keymgr *m, const char *name, enum key_type t, struct pubkey **ret, struct err *e)
+int keymgr_put(struct keymgr *m, const char *name, struct key *k, struct err *e)
 {
-	struct key *k = NULL;
 	struct key *old;
 	int r;
 
 	INVARIANT(name[0] && strlen(name) <= NAME_MAX_BYTES);
-	r = key_generate(t, &k, e);
-	if (r)
-		return r;
 	pthread_mutex_lock(&m->lock);
-	old = map_put_str(m->keys, name, k);
+	old = map_put_str(m->keys, name, key_ref(k));
 	r = save(m, e);
 	if (r)
 		put_back(m, name, old);
 	pthread_mutex_unlock(&m->lock);
-	if (r) {
-		key_unref(k);
-		return r;
-	}
-	if (ret)
+	key_unref(r ? k : old);
+	return r;
+}
+
+int keymgr_generate(
+	struct keymgr *m, const char *name, enum key_type t, struct pubkey **ret, struct err *e)
+{
+	AUTO(key_unref) struct key *k = NULL;
+	int r = key_generate(t, &k, e);
+
+	if (!r)
+		r = keymgr_put(m, name, k, e);
+	if (!r && ret)
 		*ret = pubkey_ref(key_public(k));
-	if (old)
-		key_unref(old);
-	return 0;
+	return r;
 }
 
 int keymgr_key(struct keymgr *m, const char *name, struct key **ret, struct err *e)

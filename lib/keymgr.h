@@ -15,12 +15,17 @@ int keymgr_memory_new(struct keymgr **ret, struct err *e) MUST_USE;
 /* Reads the file when it is there. ERR_DATA_LOSS when it is damaged (names the file, changes
  * nothing), ERR_DENIED when its mode or owner is unsafe. */
 int keymgr_disk_new(const char *path, struct keymgr **ret, struct err *e) MUST_USE;
+/* The keys of another program's file of that kind, whoever it belongs to; changes stay in memory.
+ * ERR_NOT_FOUND; else as keymgr_disk_new. */
+int keymgr_file_read(const char *path, struct keymgr **ret, struct err *e) MUST_USE;
 void keymgr_free(struct keymgr *m);
 
 /* Makes (or replaces) the key of that name; durable when it returns. Slow for RSA: call from a job.
  */
 int keymgr_generate(struct keymgr *m, const char *name, enum key_type t, struct pubkey **ret,
 	struct err *e) MUST_USE;
+/* Takes a key that was made elsewhere, in place of one of that name; durable when it returns. */
+int keymgr_put(struct keymgr *m, const char *name, struct key *k, struct err *e) MUST_USE;
 /* A new reference; ERR_NOT_FOUND. */
 int keymgr_key(struct keymgr *m, const char *name, struct key **ret,
 	struct err *e) MUST_USE; /* memory and disk kinds only; for TLS contexts */

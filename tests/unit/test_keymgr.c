@@ -178,5 +178,35 @@ static void test_save_fails(void)
 	CHECK_ERR(keymgr_public(m, "y", &none, &e), ERR_NOT_FOUND);
 }
 
-TEST_MAIN(TEST(test_memory), TEST(test_disk), TEST(test_spire_file), TEST(test_unsafe_mode),
-	TEST(test_damaged), TEST(test_save_fails))
+/* Another program's file is read whoever owns it, and is not written to. */
+static void test_read_and_put(void)
+{
+	struct keymgr *from = NULL, *to = NULL;
+	AUTO_BUF struct buf before = BUF_INIT, after = BUF_INIT;
+	AUTO(key_unref) struct key *k = NULL;
+	AUTO(pubkey_unref) struct pubkey *p = NULL;
+	struct err e = ERR_INIT;
+	char path[120];
+
+	CHECK_ERR(keymgr_file_read(keys_path(), &from, &e), ERR_NOT_FOUND);
+	put_file(SPIRE_FILE, 0640);
+	CHECK_OK(keymgr_file_read(keys_path(), &from, &e));
+	CHECK_OK(buf_read_file(&before, keys_path(), &e));
+	CHECK_OK(keymgr_key(from, "x509-CA-A", &k, &e));
+	CHECK_OK(keymgr_put(from, "x", k, &e));
+	CHECK_OK(buf_read_file(&after, keys_path(), &e));
+	CHECK_BYTES(buf_view(&before), buf_view(&after));
+	snprintf(path, sizeof(path), "%s/ours.json", test_dir());
+	CHECK_OK(keymgr_disk_new(path, &to, &e));
+	CHECK_OK(keymgr_generate(to, "x", KEY_EC_P256, NULL, &e));
+	CHECK_OK(keymgr_put(to, "x", k, &e));
+	keymgr_free(to);
+	CHECK_OK(keymgr_disk_new(path, &to, &e));
+	CHECK_OK(keymgr_public(to, "x", &p, &e));
+	CHECK_BYTES(pubkey_spki(p), pubkey_spki(key_public(k)));
+	keymgr_free(to);
+	keymgr_free(from);
+}
+
+TEST_MAIN(TEST(test_read_and_put), TEST(test_memory), TEST(test_disk), TEST(test_spire_file),
+	TEST(test_unsafe_mode), TEST(test_damaged), TEST(test_save_fails))
