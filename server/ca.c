@@ -15,7 +15,6 @@
 #include "lib/log.h"
 #include "lib/mem.h"
 
-#define JOURNAL_NAME "ca_journal"
 #define SUBSYSTEM "ca_manager"
 #define DAY_NS (INT64_C(24) * 60 * 60 * NS_PER_SEC)
 #define PREPARE_MAX_NS (30 * DAY_NS)
@@ -66,6 +65,7 @@ void ca_free(struct ca *ca)
 	ca_ops_cancel(ca);
 	if (ca->upstream)
 		upstream_on_bundle(ca->upstream, NULL, NULL);
+	ca->upstream = NULL;
 	if (ca->pending == 0)
 		destroy(ca);
 }
@@ -128,7 +128,7 @@ static struct ca *ca_alloc(const struct ca_options *o)
 static int read_journal(struct ca *ca, struct err *e)
 {
 	AUTO_BUF struct buf text = BUF_INIT_MAX(JOURNAL_MAX);
-	int r = store_blob_get(ca->store, JOURNAL_NAME, &text, e);
+	int r = store_blob_get(ca->store, STORE_CA_JOURNAL, &text, e);
 
 	if (r == ERR_NOT_FOUND)
 		return 0;
@@ -418,7 +418,7 @@ static void write_journal(struct ca *ca)
 	ca->journal_dirty = false;
 	ca->journal_busy = true;
 	ca->pending++;
-	store_blob_put(ca->store, JOURNAL_NAME, buf_view(&text), journal_done, ca);
+	store_blob_put(ca->store, STORE_CA_JOURNAL, buf_view(&text), journal_done, ca);
 }
 
 static void bundle_done(void *arg, int code, const char *msg)

@@ -173,10 +173,27 @@ void store_relationship_update(struct store *s, const struct relationship *r, un
 void store_relationship_delete(
 	struct store *s, const char *trust_domain, store_done *done, void *arg);
 
-/* Small named blobs (the CA journal): durable. */
+/* Small named blobs: durable. */
+#define STORE_CA_JOURNAL "ca_journal"
 void store_blob_put(struct store *s, const char *name, struct bytes v, store_done *done, void *arg);
 int store_blob_get(struct store *s, const char *name, struct buf *ret,
 	struct err *e) MUST_USE; /* blocking; at start only; ERR_NOT_FOUND */
+
+/* The one write without a running store: fills an empty database with what another server left
+ * behind, in one transaction, with a note of where it came from. Blocking. Entries that are like
+ * others, or that name unknown bundles, are left out with a line each in `left`. */
+struct spire;
+enum store_import_state {
+	STORE_IMPORT_EMPTY, /* may be filled */
+	STORE_IMPORT_SAME,  /* was filled from the very same */
+	STORE_IMPORT_OTHER, /* was filled from something else of that kind, or from an earlier state
+			       of it */
+	STORE_IMPORT_USED,  /* holds other data */
+};
+int store_import_state(const char *path, const char *fingerprint, enum store_import_state *ret,
+	struct err *e) MUST_USE;
+int store_import(const char *path, const struct spire *s, struct bytes journal,
+	struct strings *left, size_t *ret_entries, struct err *e) MUST_USE;
 
 struct store_stats {
 	uint64_t statements, transactions, changes;

@@ -107,6 +107,12 @@ int db_bundle_put(struct db *d, struct op *o, struct err *e) MUST_USE;
  * was refused. */
 int db_entry_create(struct db *d, struct op *o, struct entry *en, bool is_result,
 	struct err *refusal, struct err *e) MUST_USE;
+/* The row alone, with the entry's own id, revision number and times. On refusal the entry becomes
+ * the one that is there. */
+int db_entry_insert(struct db *d, struct entry *en, struct err *refusal, struct err *e) MUST_USE;
+/* The rows alone (store_sqlite_other.c). */
+int db_node_insert(struct db *d, const struct node *n, struct err *e) MUST_USE;
+int db_bundle_insert(struct db *d, const struct bundle *b, struct err *e) MUST_USE;
 int db_entry_delete(
 	struct db *d, struct op *o, int64_t num, const char *id, struct err *e) MUST_USE;
 /* The entry moves into the effect. */

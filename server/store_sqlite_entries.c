@@ -195,8 +195,7 @@ static void complete(struct entry *en)
 	en->revision_number = 0;
 }
 
-int db_entry_create(struct db *d, struct op *o, struct entry *en, bool is_result,
-	struct err *refusal, struct err *e)
+int db_entry_insert(struct db *d, struct entry *en, struct err *refusal, struct err *e)
 {
 	uint8_t identity[STORE_IDENTITY] = { 0 };
 	struct bytes key = bytes_of(identity, sizeof(identity));
@@ -205,18 +204,28 @@ int db_entry_create(struct db *d, struct op *o, struct entry *en, bool is_result
 
 	if (r || refusal->code)
 		return r;
-	complete(en);
 	entry_identity(en, &d->scratch, identity);
 	buf_reset(&d->packed);
 	entry_pack(en, &d->packed);
 	data = buf_view(&d->packed);
 	r = db_run(d, e, SQL_ENTRY_INSERT, "tbttiiiib", en->id, &key, en->spiffe_id, en->parent_id,
-		(int64_t)0, en->created_at, en->expires_at, (int64_t)is_token_alias(en), &data);
+		en->revision_number, en->created_at, en->expires_at, (int64_t)is_token_alias(en),
+		&data);
 	if (r && db_is_duplicate(d))
 		return find_similar(d, en, &key, refusal, e);
 	if (!r && en->federates_with.n)
 		r = write_federated(d, en, sqlite3_last_insert_rowid(d->h), e);
-	return r ? r : note_entry(d, o, en, is_result, e);
+	return r;
+}
+
+int db_entry_create(struct db *d, struct op *o, struct entry *en, bool is_result,
+	struct err *refusal, struct err *e)
+{
+	int r;
+
+	complete(en);
+	r = db_entry_insert(d, en, refusal, e);
+	return r || refusal->code ? r : note_entry(d, o, en, is_result, e);
 }
 
 static void refuse_item(struct store_result *item, const struct err *refusal)

@@ -59,19 +59,24 @@ static int node_read(struct db *d, const char *id, struct node *ret, bool *ret_f
 	return r;
 }
 
-/* The node moves into the effect. */
-static int node_write(struct db *d, struct op *o, struct node *n, struct err *e)
+int db_node_insert(struct db *d, const struct node *n, struct err *e)
 {
 	struct bytes sel;
-	struct effect *f;
-	int r;
 
 	buf_reset(&d->packed);
 	selectors_pack(&n->selectors, &d->packed);
 	sel = buf_view(&d->packed);
-	r = db_run(d, e, SQL_NODE_PUT, "tttitiitb", n->spiffe_id, n->attestation_type, n->serial,
+	return db_run(d, e, SQL_NODE_PUT, "tttitiitb", n->spiffe_id, n->attestation_type, n->serial,
 		n->expires_at, n->new_serial, n->new_expires_at, (int64_t)n->can_reattest,
 		n->agent_version, &sel);
+}
+
+/* The node moves into the effect. */
+static int node_write(struct db *d, struct op *o, struct node *n, struct err *e)
+{
+	struct effect *f;
+	int r = db_node_insert(d, n, e);
+
 	if (r)
 		return r;
 	f = db_effect(d, o, CHANGE_NODE, n->spiffe_id, e);
@@ -313,6 +318,15 @@ static void bundle_pack(const struct bundle *b, struct buf *ret)
 		ret->len = spire__api__types__bundle__pack(m, ret->p);
 	INVARIANT(!ret->failed);
 	spire__api__types__bundle__free_unpacked(m, NULL);
+}
+
+int db_bundle_insert(struct db *d, const struct bundle *b, struct err *e)
+{
+	struct bytes data;
+
+	bundle_pack(b, &d->packed);
+	data = buf_view(&d->packed);
+	return db_run(d, e, SQL_BUNDLE_INSERT, "ibt", (int64_t)b->sequence, &data, b->trust_domain);
 }
 
 int db_bundle_put(struct db *d, struct op *o, struct err *e)
