@@ -425,6 +425,7 @@ static int open_parts(struct agent *a, struct err *e)
 		(size_t)(a->o->jwt_svid_cache_max_size > 0 ? a->o->jwt_svid_cache_max_size : 1000),
 		fetch_jwt, a);
 	a->workload = workload_new(a->loop, a->o);
+	a->limits = limits_new(a->o->rate_limits);
 	so.keys = a->keys;
 	so.cache = a->cache;
 	so.jwt = a->jwt;
@@ -437,6 +438,7 @@ static int open_parts(struct agent *a, struct err *e)
 		.jwt = a->jwt,
 		.sync = a->sync,
 		.workload = a->workload,
+		.limits = a->limits,
 		.started = clock_mono(),
 		.launch_level = log_level() };
 	api_metrics(&a->api);
@@ -450,6 +452,7 @@ static void close_parts(struct agent *a)
 	jwtcache_free(a->jwt);
 	sync_free(a->sync);
 	workload_free(a->workload);
+	limits_free(a->limits);
 	cache_free(a->cache);
 	if (a->keys)
 		keymgr_free(a->keys);

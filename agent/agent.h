@@ -15,6 +15,7 @@ struct agent {
 	struct cache *cache;
 	struct jwtcache *jwt;
 	struct workload *workload;
+	struct limits *limits;
 	struct sync *sync;
 	struct api api;
 	struct rpc_server *public_rpc, *admin_rpc;

@@ -7,6 +7,7 @@
 
 #include "agent/cache.h"
 #include "agent/jwtcache.h"
+#include "agent/limits.h"
 #include "agent/options.h"
 #include "agent/sync.h"
 #include "agent/workload.h"
@@ -18,6 +19,7 @@ struct api {
 	struct jwtcache *jwt;
 	struct sync *sync;
 	struct workload *workload;
+	struct limits *limits; /* NULL: none */
 	struct mono started;
 	enum log_level launch_level;
 };

@@ -14,7 +14,7 @@
 
 enum { LOGGED_SELECTORS_MAX = 4096 };
 
-static struct metric *attest_seconds, *attest_failures, *no_identity;
+static struct metric *attest_seconds, *attest_failures, *no_identity, *limited;
 
 bool api_public_authorize(void *arg, struct rpc_call *c, const char *method)
 {
@@ -42,6 +42,19 @@ struct attest_call {
 	void *arg;
 };
 
+static bool over_limit(const struct api *a, struct rpc_call *c, const struct view *v)
+{
+	const char *method = rpc_call_method(c);
+
+	if (!a->limits || limits_take(a->limits, limits_kind(method), bytes_of(v->key, v->key_len),
+				  clock_mono()))
+		return false;
+	if (limited)
+		metric_add(limited, 1);
+	rpc_fail(c, ERR_UNAVAILABLE, "rate limit exceeded for %s", method);
+	return true;
+}
+
 static void attested(void *arg, const struct attestation *a)
 {
 	static struct log_limit limit;
@@ -59,6 +72,10 @@ static void attested(void *arg, const struct attestation *a)
 		rpc_fail(t->call, ERR_UNAVAILABLE, "workload attestation failed");
 	} else {
 		v = cache_view(t->api->cache, &a->selectors);
+		if (over_limit(t->api, t->call, v)) {
+			view_unref(v);
+			v = NULL;
+		}
 	}
 	t->fn(t->arg, t->call, v);
 	rpc_call_unref(t->call);
@@ -272,6 +289,8 @@ void api_workload_add(struct rpc_server *s, struct api *a)
 		"Time to attest a caller of the Workload API", NULL);
 	attest_failures = metric_counter("assay_agent_workload_attestation_failures_total",
 		"Callers that could not be attested", NULL);
+	limited = metric_counter(
+		"assay_agent_rate_limited_total", "Calls refused by experimental.ratelimit", NULL);
 	no_identity = metric_counter("assay_agent_no_identity_total",
 		"Calls answered with \"no identity issued\"", NULL);
 	rpc_server_add(s, &svc);

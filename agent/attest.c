@@ -36,12 +36,13 @@ char *server_authority(const struct agent_options *o)
 
 int server_verify(void *arg, const struct x509_chain *peer, struct err *e)
 {
-	const struct server_trust *t = arg;
+	struct server_trust *t = arg;
 	AUTO(free) char *want = xasprintf("spiffe://%s/spire/server", t->trust_domain);
 	const struct strings *uris;
 	struct x509_chain roots;
 	int r;
 
+	t->stranger = false;
 	if (peer->n == 0)
 		return err_set(e, ERR_DENIED, "the server sent no certificate");
 	uris = x509_uris(peer->v[0]);
@@ -54,6 +55,7 @@ int server_verify(void *arg, const struct x509_chain *peer, struct err *e)
 	roots = bundle_roots(t->bundle);
 	r = x509_verify(peer, &roots, clock_wall(), e);
 	x509_chain_deinit(&roots);
+	t->stranger = r && strstr(e->msg, "certificate signed by unknown authority");
 	return r ? err_wrap(e, "the server's certificate") : 0;
 }
 
@@ -154,6 +156,11 @@ void attest_cancel(struct attest *a)
 	a->cancelled = true;
 	if (!a->job)
 		loop_post(a->loop, free_later, a);
+}
+
+bool attest_met_stranger(const struct attest *a)
+{
+	return a->trust.stranger;
 }
 
 static int dial(void *arg, struct dial_options *d, struct err *e)
@@ -357,7 +364,9 @@ static void payload_work(void *arg)
 static void payload_done(void *arg)
 {
 	struct attest *a = arg;
-	struct tls_options t = { .server = false, .alpn = "h2" };
+	struct tls_options t = {
+		.server = false, .alpn = "h2", .require_pq = a->o->require_pq_kem
+	};
 
 	a->job = false;
 	if (a->cancelled) {

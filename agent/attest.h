@@ -28,8 +28,12 @@ const struct node_attestor *node_attestor_of(const struct agent_options *o); /* 
 struct server_trust {
 	const char *trust_domain;
 	const struct bundle *bundle; /* NULL: only the URI is compared (insecure_bootstrap) */
+	bool stranger; /* out: it has the right URI, but the bundle knows no such authority */
 };
 tls_verify_fn server_verify; /* arg: struct server_trust */
+
+/* The path in "unix:///path"; NULL when it is no such address. */
+const char *workload_api_path(const char *address);
 
 /* "host:port", as ":authority" and logs have it; caller frees. */
 char *server_authority(const struct agent_options *o);
@@ -38,6 +42,15 @@ char *server_authority(const struct agent_options *o);
  * insecure_bootstrap. done may not be called before this returns. */
 struct bootstrap;
 struct bootstrap *bootstrap_start(struct loop *l, const struct agent_options *o,
+	void (*done)(void *arg, struct bundle *b, const struct err *e), void *arg);
+/* The same, telling the source at trust_bundle_unix_socket who asks, as SPIRE's agent does. */
+struct bootstrap_ask {
+	bool again; /* not for the first time */
+	int attempts;
+	int64_t started; /* Unix seconds */
+};
+struct bootstrap *bootstrap_start_as(struct loop *l, const struct agent_options *o,
+	const struct bootstrap_ask *ask,
 	void (*done)(void *arg, struct bundle *b, const struct err *e), void *arg);
 void bootstrap_cancel(struct bootstrap *b);
 
@@ -56,6 +69,8 @@ struct attest *attest_start(struct loop *l, const struct agent_options *o, struc
 	void (*done)(void *arg, const struct attest_result *r, const struct err *e, bool definite),
 	void *arg);
 void attest_cancel(struct attest *a);
+/* In done(): it failed because the bundle does not vouch for the server. */
+bool attest_met_stranger(const struct attest *a);
 
 /* cert_chain of an answer; checks that it is an X509-SVID of the trust domain for this key. */
 int attest_check_svid(const struct bytes *certs, size_t n, const char *trust_domain,

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "agent/attest.h"
 #include "agent/options_internal.h"
 #include "lib/config.h"
 #include "lib/spiffeid.h"
@@ -26,15 +27,14 @@ static void check_bundle_url(struct config *c, const struct agent_options *o)
 			c, "agent.trust_bundle_url", "trust bundle URL must start with https://");
 }
 
-static void check_bootstrap(struct config *c, const struct agent_options *o)
+static void check_bundle_one_of(struct config *c, const struct agent_options *o, int n)
 {
-	int n = (o->trust_bundle_path != NULL) + (o->trust_bundle_url != NULL) +
-		o->insecure_bootstrap;
 	AUTO_BUF struct buf which = BUF_INIT;
 
 	if (n == 0)
 		config_problem(c, "agent",
-			"trust_bundle_path or trust_bundle_url must be configured unless "
+			"trust_bundle_path, trust_bundle_url or "
+			"trust_bundle_spiffe_workload_api must be configured unless "
 			"insecure_bootstrap is set");
 	if (n > 1) {
 		if (o->insecure_bootstrap)
@@ -51,7 +51,49 @@ static void check_bootstrap(struct config *c, const struct agent_options *o)
 			"only one of %s can be specified, not %s", buf_cstr(&which),
 			n == 3 ? "the three options" : "both");
 	}
+}
+
+static void check_bundle_workload(struct config *c, const struct agent_options *o)
+{
+	static const char path[] = "agent.trust_bundle_spiffe_workload_api";
+	const char *other = o->insecure_bootstrap  ? "insecure_bootstrap"
+			    : o->trust_bundle_url  ? "trust_bundle_url"
+			    : o->trust_bundle_path ? "trust_bundle_path"
+						   : NULL;
+
+	if (other)
+		config_problem(c, path,
+			"only one of %s or trust_bundle_spiffe_workload_api can be specified, not "
+			"both",
+			other);
+	if (o->trust_bundle_unix_socket)
+		config_problem(c, path,
+			"trust_bundle_unix_socket can not be used with "
+			"trust_bundle_spiffe_workload_api");
+	if (!workload_api_path(o->trust_bundle_workload_api))
+		config_problem(c, path, "not an address of the form unix:///path");
+}
+
+static void check_bootstrap(struct config *c, const struct agent_options *o)
+{
+	int n = (o->trust_bundle_path != NULL) + (o->trust_bundle_url != NULL) +
+		o->insecure_bootstrap;
+
+	if (o->trust_bundle_workload_api) {
+		check_bundle_workload(c, o);
+		return;
+	}
+	check_bundle_one_of(c, o, n);
 	check_bundle_url(c, o);
+}
+
+static void check_rebootstrap(struct config *c, const struct agent_options *o)
+{
+	if (o->rebootstrap_mode != REBOOTSTRAP_NEVER && o->insecure_bootstrap)
+		config_problem(c, "agent.rebootstrap_mode",
+			"insecure_bootstrap option can not be used with rebootstrapping");
+	if (o->rebootstrap_delay_ns < 0)
+		config_problem(c, "agent.rebootstrap_delay", "must not be negative");
 }
 
 static char *absolute(const char *path)
@@ -183,6 +225,7 @@ static void check(struct config *c, struct agent_file *f)
 	if (!f->has_plugins)
 		config_problem(c, "plugins", "plugins section must be configured");
 	check_bootstrap(c, &f->o);
+	check_rebootstrap(c, &f->o);
 	check_sockets(c, &f->o);
 	check_delegates(c, &f->o);
 	check_attestors(c, &f->o);

@@ -2,6 +2,7 @@
 #ifndef ASSAY_AGENT_OPTIONS_H
 #define ASSAY_AGENT_OPTIONS_H
 
+#include "agent/limits.h"
 #include "lib/clock.h"
 #include "lib/crypto.h"
 #include "lib/entry.h"
@@ -11,6 +12,8 @@
 #define AGENT_ADMIN_SOCKET_DEFAULT "/run/assay/agent/private/admin.sock"
 #define AGENT_CONFIG_DEFAULT "/etc/assay/agent.conf"
 #define AGENT_DATA_DEFAULT "/var/lib/assay/agent"
+
+enum rebootstrap_mode { REBOOTSTRAP_NEVER, REBOOTSTRAP_AUTO, REBOOTSTRAP_ALWAYS };
 
 struct agent_options {
 	char *trust_domain;
@@ -27,6 +30,11 @@ struct agent_options {
 	char *join_token, *join_token_file;
 	char *trust_bundle_path, *trust_bundle_url, *trust_bundle_unix_socket;
 	bool trust_bundle_spiffe_format; /* else PEM */
+	char *trust_bundle_workload_api; /* a Workload API that hands it out */
+	enum rebootstrap_mode rebootstrap_mode;
+	int64_t rebootstrap_delay_ns;
+	bool require_pq_kem;
+	int rate_limits[LIMIT_KINDS]; /* calls per second; 0: no limit */
 	int jwt_svid_cache_max_size, x509_svid_cache_max_size;
 	char *log_file;
 	enum log_level log_level;

@@ -13,7 +13,6 @@
 #define NOTE_WORKLOAD "not part of this version yet; use WorkloadAttestor \"unix\""
 #define NOTE_SDS "this version does not serve Envoy's SDS yet"
 #define NOTE_STORE "this version stores no SVIDs elsewhere; workloads fetch them on the socket"
-#define NOTE_LIMIT "this version has no such limit yet; set it to 0"
 #define NOTE_PROFILER "there is no Go profiler; use perf"
 #define NOTE_METRICS "only Prometheus is built in; remove it"
 #define NOTE_LABELS "metrics keep the names and labels of docs/OPERATIONS"
@@ -30,10 +29,10 @@
 	{                                                                                          \
 		.path = p, .type = CONFIG_T_IGNORED, .note = why                                   \
 	}
-#define LIMIT(name)                                                                                \
+#define LIMIT(name, kind, what)                                                                    \
 	{                                                                                          \
-		.path = "agent.experimental.ratelimit." name, .type = CONFIG_T_FIXED,              \
-		.choices = "0", .note = NOTE_LIMIT                                                 \
+		.path = "agent.experimental.ratelimit." name, .type = CONFIG_T_INT,                \
+		AT(rate_limits[kind]), .max = LIMITS_RATE_MAX, .value = "0", .doc = what           \
 	}
 
 const struct config_option agent_option_table[] = {
@@ -129,10 +128,20 @@ const struct config_option agent_option_table[] = {
 		.value = "false",
 		.doc = "File and line in log lines." },
 	{ .path = "agent.rebootstrap_mode",
-		.type = CONFIG_T_FIXED,
-		.choices = "never",
-		.note = "this version does not bootstrap anew by itself; set it to \"never\"" },
-	IGNORED("agent.rebootstrap_delay", "rebootstrap_mode is \"never\""),
+		.type = CONFIG_T_CHOICE,
+		AT(rebootstrap_mode),
+		.value = "never",
+		.choices = "never|auto|always",
+		.doc = "When the bundle does not vouch for the server any more: fetch the first "
+		       "trust bundle and attest anew. \"always\" ends the agent if its attestor "
+		       "cannot attest twice." },
+	{ .path = "agent.rebootstrap_delay",
+		.type = CONFIG_T_DURATION,
+		AT(rebootstrap_delay_ns),
+		.value = "10m",
+		.max = INT64_MAX,
+		.doc = "For so long the server must have been one that the bundle does not vouch "
+		       "for." },
 	{ .path = "agent.server_address",
 		.type = CONFIG_T_STRING,
 		.flags = CONFIG_REQUIRED,
@@ -174,9 +183,11 @@ const struct config_option agent_option_table[] = {
 		AT(trust_bundle_unix_socket),
 		.doc = "Unix socket over which trust_bundle_url is fetched." },
 	{ .path = "agent.trust_bundle_spiffe_workload_api",
-		.type = CONFIG_T_REFUSED,
-		.flags = CONFIG_EMPTY_OK,
-		.note = "not part of this version yet; use trust_bundle_path or trust_bundle_url" },
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT(trust_bundle_workload_api),
+		.doc = "Address of a SPIFFE Workload API (unix:///path) that hands out the first "
+		       "trust bundle, among its own or its federated ones." },
 	{ .path = "agent.trust_domain",
 		.type = CONFIG_T_STRING,
 		.flags = CONFIG_REQUIRED | CONFIG_TRUST_DOMAIN,
@@ -233,18 +244,21 @@ const struct config_option agent_option_table[] = {
 	REFUSED("agent.experimental.named_pipe_name", "Windows only; use socket_path"),
 	REFUSED("agent.experimental.admin_named_pipe_name", "Windows only; use admin_socket_path"),
 	{ .path = "agent.experimental.require_pq_kem",
-		.type = CONFIG_T_FIXED,
-		.choices = "false",
-		.note = "X25519MLKEM768 is always offered first but cannot be made a condition" },
+		.type = CONFIG_T_BOOL,
+		AT(require_pq_kem),
+		.value = "false",
+		.doc = "Refuse a server that does not agree on X25519MLKEM768." },
 	{ .path = "agent.experimental.ratelimit",
 		.type = CONFIG_T_SECTION,
-		.doc = "Calls per second and workload." },
-	LIMIT("fetch_x509_svid"),
-	LIMIT("fetch_jwt_svid"),
-	LIMIT("fetch_x509_bundles"),
-	LIMIT("fetch_jwt_bundles"),
-	LIMIT("stream_secrets"),
-	LIMIT("fetch_secrets"),
+		.doc = "Calls per second of all processes with the same selectors together; as "
+		       "many "
+		       "may come at once. More fail with UNAVAILABLE. 0: no limit." },
+	LIMIT("fetch_x509_svid", LIMIT_FETCH_X509_SVID, "FetchX509SVID."),
+	LIMIT("fetch_jwt_svid", LIMIT_FETCH_JWT_SVID, "FetchJWTSVID."),
+	LIMIT("fetch_x509_bundles", LIMIT_FETCH_X509_BUNDLES, "FetchX509Bundles."),
+	LIMIT("fetch_jwt_bundles", LIMIT_FETCH_JWT_BUNDLES, "FetchJWTBundles."),
+	LIMIT("stream_secrets", LIMIT_STREAM_SECRETS, "Envoy's StreamSecrets."),
+	LIMIT("fetch_secrets", LIMIT_FETCH_SECRETS, "Envoy's FetchSecrets."),
 
 	{ .path = "plugins",
 		.type = CONFIG_T_SECTION,

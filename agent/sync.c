@@ -19,6 +19,7 @@ int sync_new(const struct sync_options *o, struct sync **ret, struct err *e)
 	s->o = *o;
 	s->epoch = xstrdup("");
 	s->attest_timer = loop_timer_new(o->loop, attest_timer_fired, s);
+	s->rebootstrap_timer = loop_timer_new(o->loop, rebootstrap_due, s);
 	s->renew_timer = loop_timer_new(o->loop, identity_renew, s);
 	s->watch_timer = loop_timer_new(o->loop, watch_open, s);
 	s->attest_backoff = (struct backoff){ .first_ns = SECONDS(1), .max_ns = SECONDS(60) };
@@ -59,6 +60,8 @@ void sync_start(struct sync *s)
 			log_fmt("%lld", (long long)s->last_success), NULL);
 		now_ready(s);
 	}
+	if (!rebootstrap_possible(s))
+		return;
 	if (s->key)
 		sync_online(s);
 	else
@@ -70,12 +73,18 @@ void sync_start(struct sync *s)
 static int verify(void *arg, const struct x509_chain *peer, struct err *e)
 {
 	struct sync *s = arg;
+	int r;
 
 	s->trust = (struct server_trust){ .trust_domain = s->o.options->trust_domain,
 		.bundle = cache_bundle(s->o.cache) };
 	if (!s->trust.bundle)
 		return err_set(e, ERR_INTERNAL, "no trust bundle");
-	return server_verify(&s->trust, peer, e);
+	r = server_verify(&s->trust, peer, e);
+	if (!r)
+		rebootstrap_agreed(s);
+	else if (s->trust.stranger)
+		rebootstrap_stranger(s);
+	return r;
 }
 
 static int dial(void *arg, struct dial_options *d, struct err *e)
@@ -95,9 +104,11 @@ static int dial(void *arg, struct dial_options *d, struct err *e)
 /* There is a new identity: from here on calls are made with it. */
 void sync_online(struct sync *s)
 {
-	struct tls_options t = {
-		.server = false, .chain = &s->data.svid, .key = s->key, .alpn = "h2"
-	};
+	struct tls_options t = { .server = false,
+		.chain = &s->data.svid,
+		.key = s->key,
+		.alpn = "h2",
+		.require_pq = s->o.options->require_pq_kem };
 	AUTO(free) char *authority = server_authority(s->o.options);
 	struct rpc_client_options co = { .dial = dial, .arg = s, .authority = authority };
 	struct tls_ctx *ctx;
@@ -270,6 +281,7 @@ void sync_stop(struct sync *s)
 	identity_stop(s);
 	loop_timer_stop(s->attest_timer);
 	loop_timer_stop(s->renew_timer);
+	loop_timer_stop(s->rebootstrap_timer);
 	loop_timer_stop(s->watch_timer);
 	watch_close(s);
 	poll_stop(s);
@@ -289,6 +301,7 @@ void sync_free(struct sync *s)
 	lane_free(s->data_lane);
 	loop_timer_free(s->attest_timer);
 	loop_timer_free(s->renew_timer);
+	loop_timer_free(s->rebootstrap_timer);
 	loop_timer_free(s->watch_timer);
 	loop_timer_free(s->store_timer);
 	loop_timer_free(s->sign_timer);

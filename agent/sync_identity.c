@@ -218,6 +218,12 @@ static void attest_again(struct sync *s, const struct err *e)
 
 	s->attesting = false;
 	sync_failed(s, e->code, "attestation", e->msg);
+	if (s->for_rebootstrap && !s->rebootstrap && !expired(s)) {
+		/* The server is again one that the bundle vouches for. */
+		s->for_rebootstrap = false;
+		identity_arm_renewal(s);
+		return;
+	}
 	log_event(LOG_WARN, "attest", "Node attestation failed; trying again", "error", e->msg,
 		"code", err_code_name(e->code), "retry_in", log_fmt("%.1fs", (double)wait / 1e9),
 		NULL);
@@ -251,7 +257,8 @@ static void attested_and_stored(struct sync *s)
 		s->data.reattestable ? "true" : "false", "expires_at",
 		log_fmt("%lld", (long long)x509_not_after(leaf_of(s)).sec), NULL);
 	s->attesting = false;
-	sync_online(s);
+	if (rebootstrap_possible(s))
+		sync_online(s);
 }
 
 static void on_attested(
@@ -259,15 +266,20 @@ static void on_attested(
 {
 	struct sync *s = arg;
 	struct cache_update u = { 0 };
+	bool stranger = s->attest && attest_met_stranger(s->attest);
 
 	s->attest = NULL;
 	if (!res) {
+		if (stranger && cache_bundle(s->o.cache))
+			rebootstrap_stranger(s);
 		if (definite)
 			refused_for_good(s, e);
 		else
 			attest_again(s, e);
 		return;
 	}
+	rebootstrap_agreed(s);
+	s->for_rebootstrap = false;
 	backoff_reset(&s->attest_backoff);
 	take_new_key(s);
 	x509_chain_deinit(&s->data.svid);
@@ -301,10 +313,14 @@ static void on_bootstrap(void *arg, struct bundle *b, const struct err *e)
 
 static void trust_then_attest(struct sync *s)
 {
-	if (cache_bundle(s->o.cache))
+	struct bootstrap_ask ask = { .again = s->rebootstrap,
+		.attempts = ++s->rebootstrap_tries,
+		.started = s->strange_since ? s->strange_since : clock_wall().sec };
+
+	if (cache_bundle(s->o.cache) && !s->rebootstrap)
 		attest_with(s, cache_bundle(s->o.cache));
 	else
-		s->bootstrap = bootstrap_start(s->o.loop, s->o.options, on_bootstrap, s);
+		s->bootstrap = bootstrap_start_as(s->o.loop, s->o.options, &ask, on_bootstrap, s);
 }
 
 static void key_then_attest(struct sync *s, struct key_job *j)

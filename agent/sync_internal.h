@@ -49,6 +49,15 @@ struct sync {
 	struct attest *attest;
 	int jobs; /* that point here */
 
+	/* sync_rebootstrap.c */
+	struct loop_timer *rebootstrap_timer;
+	int64_t strange_since; /* the server is one that the bundle does not vouch for; 0: it does
+				*/
+	bool rebootstrap;      /* the next trust comes from the first bundle's source */
+	bool for_rebootstrap;  /* attesting only because of that */
+	bool no_rebootstrap;
+	int rebootstrap_tries;
+
 	/* what state is told */
 	enum sync_mode mode;
 	char *epoch;
@@ -106,6 +115,12 @@ void identity_check_trust(struct sync *s, bool or_gone);
 void identity_stop(struct sync *s);
 void identity_renew(void *arg);
 void identity_discard(struct sync *s);
+
+/* sync_rebootstrap.c */
+void rebootstrap_stranger(struct sync *s); /* met one */
+void rebootstrap_agreed(struct sync *s);   /* the bundle vouches for the server */
+void rebootstrap_due(void *arg);
+bool rebootstrap_possible(struct sync *s); /* false: the agent ends */
 
 /* sync_watch.c */
 void watch_open(void *arg);

@@ -145,11 +145,17 @@ static int send_to_buffer(WOLFSSL *ssl, char *p, int n, void *arg)
 	return buf_append(&t->out, p, (size_t)n) ? n : WOLFSSL_CBIO_ERR_GENERAL;
 }
 
+/* TLS 1.2 has no such key exchange. */
+static bool tls12(const struct tls_options *o)
+{
+	return o->allow_tls12 && !o->require_pq;
+}
+
 static int configure(WOLFSSL_CTX *c, const struct tls_options *o, struct err *e)
 {
 	int groups[] = { WOLFSSL_X25519MLKEM768, WOLFSSL_ECC_X25519, WOLFSSL_ECC_SECP256R1,
 		WOLFSSL_ECC_SECP384R1 };
-	int r = wolfSSL_CTX_set_groups(c, groups, ARRAY_LEN(groups));
+	int r = wolfSSL_CTX_set_groups(c, groups, o->require_pq ? 1 : ARRAY_LEN(groups));
 
 	if (r != WOLFSSL_SUCCESS)
 		return wolf_failed(e, "cannot set the key exchange groups", r);
@@ -159,7 +165,7 @@ static int configure(WOLFSSL_CTX *c, const struct tls_options *o, struct err *e)
 		wolfSSL_CTX_no_ticket_TLSv13(c);
 		wolfSSL_CTX_NoTicketTLSv12(c);
 	}
-	if (o->allow_tls12 && wolfSSL_CTX_SetMinVersion(c, WOLFSSL_TLSV1_2) != WOLFSSL_SUCCESS)
+	if (tls12(o) && wolfSSL_CTX_SetMinVersion(c, WOLFSSL_TLSV1_2) != WOLFSSL_SUCCESS)
 		return err_set(e, ERR_INTERNAL, "tls: cannot allow TLS 1.2");
 	set_verify(c, o);
 	wolfSSL_CTX_SetIORecv(c, recv_from_buffer);
@@ -170,8 +176,8 @@ static int configure(WOLFSSL_CTX *c, const struct tls_options *o, struct err *e)
 static WOLFSSL_METHOD *method(const struct tls_options *o)
 {
 	if (o->server)
-		return o->allow_tls12 ? wolfSSLv23_server_method() : wolfTLSv1_3_server_method();
-	return o->allow_tls12 ? wolfSSLv23_client_method() : wolfTLSv1_3_client_method();
+		return tls12(o) ? wolfSSLv23_server_method() : wolfTLSv1_3_server_method();
+	return tls12(o) ? wolfSSLv23_client_method() : wolfTLSv1_3_client_method();
 }
 
 int tls_ctx_new(const struct tls_options *o, struct tls_ctx **ret, struct err *e)

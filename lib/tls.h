@@ -30,6 +30,7 @@ struct tls_options {
 	const char *alpn; /* "h2", "http/1.1" or NULL; when set, a peer that agrees on nothing is
 			     refused (no ALPN at all is refused only for "h2") */
 	bool allow_tls12; /* for the public HTTPS endpoints only */
+	bool require_pq;  /* no key exchange but X25519MLKEM768, and so TLS 1.3 */
 };
 int tls_ctx_new(const struct tls_options *o, struct tls_ctx **ret, struct err *e) MUST_USE;
 struct tls_ctx *tls_ctx_ref(struct tls_ctx *c);

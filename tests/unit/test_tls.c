@@ -319,6 +319,16 @@ static void test_versions(void)
 	CHECK(tls_established(p.s) && tls_established(p.c));
 	say(p.c, p.s, 1000);
 	pair_close(&p);
+	/* Either side may insist on the hybrid key exchange, which is always offered. */
+	for (int i = 1; i < 4; i++) {
+		so.require_pq = i & 1;
+		co.require_pq = i & 2;
+		pair_open(&p, &w, &so, &co);
+		shuttle(&p, 100000);
+		CHECK(tls_established(p.s) && tls_established(p.c));
+		say(p.c, p.s, 1000);
+		pair_close(&p);
+	}
 	world_deinit(&w);
 }
 
