@@ -33,7 +33,9 @@ struct conversation {
 	bool full, bundle;
 	uint64_t change;
 	char epoch[64];
-	int want; /* complete sets to wait for */
+	int want;      /* complete sets to wait for */
+	int taken;     /* sets that the test has waited for */
+	bool complete; /* the last page ended a set: the numbers are that set's */
 };
 
 static void on_attest(void *arg, struct rpc_stream *s, const ProtobufCMessage *m)
@@ -341,6 +343,10 @@ static void on_watch(void *arg, struct rpc_stream *s, const ProtobufCMessage *m)
 	struct conversation *k = arg;
 
 	(void)s;
+	if (k->complete) {
+		k->entries = k->removed = 0;
+		k->full = k->bundle = k->complete = false;
+	}
 	k->entries += rs->n_entries;
 	k->removed += rs->n_removed_entry_ids;
 	k->full |= rs->full;
@@ -349,6 +355,7 @@ static void on_watch(void *arg, struct rpc_stream *s, const ProtobufCMessage *m)
 	snprintf(k->epoch, sizeof(k->epoch), "%s", rs->epoch);
 	if (rs->more)
 		return;
+	k->complete = true;
 	k->n++;
 	if (k->n >= k->want)
 		wake();
@@ -374,12 +381,12 @@ static struct rpc_stream *watch(struct conversation *k, const char *epoch, uint6
 	return s;
 }
 
+/* A set may have come while another call was made. */
 static void wait_sets(struct conversation *k, int n)
 {
-	k->want = k->n + n;
-	k->entries = k->removed = 0;
-	k->full = k->bundle = false;
+	k->want = k->taken + n;
 	WAIT_UNTIL(k->n >= k->want || k->over);
+	k->taken = k->want;
 }
 
 static void test_watch(void)
