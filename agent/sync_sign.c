@@ -459,7 +459,7 @@ static void on_jwt(void *arg, const struct rpc_status *st, const ProtobufCMessag
 		}
 		err_set(&e, ERR_UNAVAILABLE, "the server signs with a tainted key");
 	}
-	if (!e.code) {
+	if (rs && !e.code) {
 		struct jwt_svid j = { .token = rs->svid->token,
 			.issued_at = rs->svid->issued_at,
 			.expires_at = rs->svid->expires_at };

@@ -114,4 +114,5 @@ static void test_gone(void)
 	witness_free(w);
 }
 
-TEST_MAIN(TEST(test_stream), TEST(test_reconnecting), TEST(test_expected), TEST(test_polling), TEST(test_gone))
+TEST_MAIN(TEST(test_stream), TEST(test_reconnecting), TEST(test_expected), TEST(test_polling),
+	TEST(test_gone))
