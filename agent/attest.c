@@ -22,6 +22,8 @@ const struct node_attestor *node_attestor_of(const struct agent_options *o)
 		return &attest_x509pop;
 	if (o->attest_sshpop)
 		return &attest_sshpop;
+	if (o->attest_http_challenge)
+		return &attest_http_challenge;
 	return o->attest_join_token ? &attest_token : NULL;
 }
 
@@ -111,13 +113,16 @@ struct attest {
 	/* a job's inputs and outputs */
 	struct buf challenge, payload, csr;
 	struct err job_err;
-	bool job; /* one is running */
+	bool job;       /* one is running */
+	void *listener; /* the attestor's, of open() */
 	bool got_result, cancelled;
 	int challenges;
 };
 
 static void attest_free(struct attest *a)
 {
+	if (a->listener)
+		a->how->close(a->listener);
 	if (a->client)
 		rpc_client_free(a->client);
 	if (a->tls)
@@ -234,17 +239,11 @@ static void respond_work(void *arg)
 	(void)!a->how->respond(a->o, buf_view(&a->challenge), &a->payload, &a->job_err);
 }
 
-static void respond_done(void *arg)
+static void send_response(struct attest *a)
 {
-	struct attest *a = arg;
 	Spire__Api__Server__Agent__V1__AttestAgentRequest rq =
 		SPIRE__API__SERVER__AGENT__V1__ATTEST_AGENT_REQUEST__INIT;
 
-	a->job = false;
-	if (a->cancelled) {
-		attest_free(a);
-		return;
-	}
 	if (a->job_err.code) {
 		finish(a, &a->job_err, false);
 		return;
@@ -257,14 +256,31 @@ static void respond_done(void *arg)
 	rpc_stream_send(a->stream, &rq.base);
 }
 
+static void respond_done(void *arg)
+{
+	struct attest *a = arg;
+
+	a->job = false;
+	if (a->cancelled)
+		attest_free(a);
+	else
+		send_response(a);
+}
+
 static void take_challenge(struct attest *a, struct bytes challenge)
 {
 	struct err e = ERR_INIT;
 
-	if (!a->how->respond || ++a->challenges > CHALLENGES_MAX || a->job) {
+	if ((!a->how->respond && !a->how->answer) || ++a->challenges > CHALLENGES_MAX || a->job) {
 		err_set(&e, ERR_INTERNAL, "the server sent a challenge that %s does not expect",
 			a->how->name);
 		finish(a, &e, false);
+		return;
+	}
+	if (a->how->answer) {
+		a->payload.len = 0;
+		(void)!a->how->answer(a->listener, challenge, &a->payload, &a->job_err);
+		send_response(a);
 		return;
 	}
 	buf_reset(&a->challenge);
@@ -355,7 +371,7 @@ static void payload_work(void *arg)
 {
 	struct attest *a = arg;
 
-	if (a->how->payload(a->o, &a->payload, &a->job_err))
+	if (a->how->payload && a->how->payload(a->o, &a->payload, &a->job_err))
 		return;
 	if (x509_csr_make(a->key, NULL, &a->csr, &a->job_err))
 		err_wrap(&a->job_err, "making a CSR");
@@ -375,6 +391,8 @@ static void payload_done(void *arg)
 	}
 	if (!a->job_err.code)
 		(void)!tls_ctx_new(&t, &a->tls, &a->job_err);
+	if (!a->job_err.code && a->how->open)
+		(void)!a->how->open(a->loop, a->o, &a->payload, &a->listener, &a->job_err);
 	if (a->job_err.code) {
 		finish(a, &a->job_err, a->job_err.code == ERR_INVALID && a->how == &attest_token);
 		return;

@@ -19,8 +19,15 @@ struct node_attestor {
 	int (*payload)(const struct agent_options *o, struct buf *ret, struct err *e);
 	int (*respond)(const struct agent_options *o, struct bytes challenge, struct buf *ret,
 		struct err *e); /* NULL: a challenge is an error */
+	/* In place of both, for one that must listen while the conversation lasts. On the loop, and
+	 * quick. open gives what is said first. */
+	int (*open)(struct loop *l, const struct agent_options *o, struct buf *ret,
+		void **ret_state, struct err *e);
+	int (*answer)(void *state, struct bytes challenge, struct buf *ret, struct err *e);
+	void (*close)(void *state);
 };
-extern const struct node_attestor attest_token, attest_x509pop, attest_sshpop;
+extern const struct node_attestor attest_token, attest_x509pop, attest_sshpop,
+	attest_http_challenge;
 const struct node_attestor *node_attestor_of(const struct agent_options *o); /* NULL: none */
 
 /* Who may call itself the server: the leaf has exactly the URI spiffe://<td>/spire/server, and

@@ -170,6 +170,7 @@ static void check_node_attestor(struct config *c, struct agent_options *o)
 		{ "join_token", &o->attest_join_token },
 		{ "x509pop", &o->attest_x509pop },
 		{ "sshpop", &o->attest_sshpop },
+		{ "http_challenge", &o->attest_http_challenge },
 	};
 	const char *first = NULL;
 	int n = 0;
@@ -201,8 +202,8 @@ static void check_node_attestor(struct config *c, struct agent_options *o)
 		}
 	if (!n && nothing_wrong(c, "plugins.NodeAttestor"))
 		config_problem(c, "plugins.NodeAttestor",
-			"exactly one NodeAttestor plugin is needed: \"join_token\", \"x509pop\" or "
-			"\"sshpop\"");
+			"exactly one NodeAttestor plugin is needed: \"join_token\", \"x509pop\", "
+			"\"sshpop\" or \"http_challenge\"");
 }
 
 static void check_attestors(struct config *c, struct agent_options *o)

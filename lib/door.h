@@ -110,6 +110,9 @@ struct dial_options {
 	tls_verify_fn *verify;
 	void *verify_arg;
 	int timeout_ms; /* for connect and handshake together */
+	/* Passes over addresses that mean this host or this link, and multicast: for when a
+	 * stranger names the host. */
+	bool not_local;
 };
 /* done(arg, fd, e): fd ≥ 0 is the callee's; or fd = -1 with the reason. The dial may be cancelled
  * until then. */

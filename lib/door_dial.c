@@ -41,6 +41,7 @@ struct dial {
 	char *host;
 	char *unix_path;
 	int port;
+	bool not_local;
 	struct tls_ctx *tls;
 	char *sni;
 	tls_verify_fn *verify;
@@ -302,11 +303,37 @@ static struct attempt *attempt_add(struct dial *d)
 	return a;
 }
 
+/* IPv4's "this network", loopback, link-local, multicast and reserved blocks (RFC 6890). */
+static bool is_local4(const uint8_t a[static 4])
+{
+	return a[0] == 0 || a[0] == 127 || (a[0] == 169 && a[1] == 254) || a[0] >= 224;
+}
+
+static bool is_local(const struct sockaddr *sa)
+{
+	struct sockaddr_in four;
+	struct sockaddr_in6 six;
+	const uint8_t *a = six.sin6_addr.s6_addr;
+
+	if (sa->sa_family == AF_INET) {
+		memcpy(&four, sa, sizeof(four));
+		return is_local4((const uint8_t *)&four.sin_addr);
+	}
+	if (sa->sa_family != AF_INET6)
+		return false;
+	memcpy(&six, sa, sizeof(six));
+	if (IN6_IS_ADDR_V4MAPPED(&six.sin6_addr) || IN6_IS_ADDR_V4COMPAT(&six.sin6_addr))
+		return is_local4(a + 12);
+	return IN6_IS_ADDR_UNSPECIFIED(&six.sin6_addr) || IN6_IS_ADDR_LOOPBACK(&six.sin6_addr) ||
+	       IN6_IS_ADDR_LINKLOCAL(&six.sin6_addr) || IN6_IS_ADDR_MULTICAST(&six.sin6_addr);
+}
+
 static void attempt_of(struct dial *d, const struct sockaddr *sa, socklen_t len)
 {
 	struct attempt *a;
 
-	if (d->n_attempts == ATTEMPTS_MAX || len > sizeof(a->addr))
+	if (d->n_attempts == ATTEMPTS_MAX || len > sizeof(a->addr) ||
+		(d->not_local && is_local(sa)))
 		return;
 	a = attempt_add(d);
 	memcpy(&a->addr, sa, len);
@@ -351,7 +378,9 @@ static void on_resolved(uv_getaddrinfo_t *r, int status, struct addrinfo *all)
 		if (d->n_attempts > 0)
 			begin_next(d);
 		else
-			not_found(d, status ? uv_strerror(status) : "no such host");
+			not_found(d, status         ? uv_strerror(status)
+				     : d->not_local ? "no address that may be dialled"
+						    : "no such host");
 	}
 	uv_freeaddrinfo(all);
 	dial_unref(d);
@@ -421,6 +450,7 @@ struct dial *door_dial(struct loop *l, const struct dial_options *o,
 	d->hub = hub_get(l);
 	d->refs = 2; /* the caller's, start()'s */
 	d->port = o->tcp_port;
+	d->not_local = o->not_local;
 	d->verify = o->verify;
 	d->verify_arg = o->verify_arg;
 	d->done = done;

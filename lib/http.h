@@ -50,6 +50,7 @@ struct http_get_options {
 	void *verify_arg;
 	int timeout_ms;
 	size_t body_max;
+	bool not_local; /* as dial_options */
 };
 struct http_get;
 /* done(arg, status, body, e): once, never from inside http_get(), after which g is gone; e->code 0

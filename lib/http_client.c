@@ -252,6 +252,7 @@ static int get_begin(struct http_get *g, const struct http_get_options *o, struc
 	d.sni = g->tls && !is_address(g->host) ? g->host : NULL;
 	d.verify = g->tls ? verify : NULL;
 	d.verify_arg = g;
+	d.not_local = o->not_local;
 	d.timeout_ms = o->timeout_ms > 0 ? o->timeout_ms : TIMEOUT_MS_DEFAULT;
 	loop_timer_set(g->timer, d.timeout_ms * NS_PER_MS);
 	g->dial = door_dial(g->loop, &d, on_dialled, g);

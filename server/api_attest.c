@@ -85,6 +85,7 @@ struct attestation {
 	ProtobufCBinaryData csr;
 	struct selectors selectors;
 	bool reattestable;
+	bool first_use;
 	V1(AttestAgentResponse) * out; /* waits until the message before it is on its way */
 	bool ended;                    /* the call is over: finish what is under way, then go */
 	bool working;                  /* a job or a write will call back */
@@ -126,6 +127,22 @@ static bool is_banned(const struct api *a, const char *id)
 	struct err e;
 
 	return entries_node_view(a->entries, id, &n, &e) == 0 && node_banned(&n);
+}
+
+/* What may still be said against an agent whose proof was good. */
+static int check_standing(const struct attestation *at, const char *id, struct err *e)
+{
+	struct node known;
+	struct err none;
+
+	if (is_banned(at->api, id))
+		return err_set(e, ERR_DENIED, "failed to attest: agent is banned");
+	if (at->first_use && entries_node_view(at->api->entries, id, &known, &none) == 0)
+		return err_set(e, ERR_DENIED,
+			"nodeattestor(%s): attestation data has already been used to attest an "
+			"agent",
+			at->type);
+	return 0;
 }
 
 static void on_challenge_response(struct rpc_call *c, const ProtobufCMessage *m);
@@ -227,9 +244,9 @@ static void attest_signed(void *arg)
 		attestation_free(at);
 		return;
 	}
-	/* Banned while we signed? */
-	if (at->sign.r == 0 && is_banned(at->api, at->sign.id))
-		at->sign.r = err_set(&at->sign.e, ERR_DENIED, "failed to attest: agent is banned");
+	/* Banned, or overtaken by another attempt, while we signed? */
+	if (at->sign.r == 0)
+		at->sign.r = check_standing(at, at->sign.id, &at->sign.e);
 	if (at->sign.r)
 		attest_fail_call(at, &at->sign.e);
 	else
@@ -259,8 +276,9 @@ static void attested(struct attestation *at, const struct attest_step *st)
 	struct err e;
 	int r = check_agent_id(at->api, st->agent_id, &e);
 
-	if (r == 0 && is_banned(at->api, st->agent_id))
-		r = err_set(&e, ERR_DENIED, "failed to attest: agent is banned");
+	at->first_use = st->first_use;
+	if (r == 0)
+		r = check_standing(at, st->agent_id, &e);
 	if (r == 0)
 		r = sign_init(&at->sign, at->api, st->agent_id, &at->csr, &e);
 	if (r) {

@@ -6,7 +6,7 @@
 #include <string.h>
 
 static const struct attestor *const attestors[] = { &attestor_join_token, &attestor_x509pop,
-	&attestor_sshpop };
+	&attestor_sshpop, &attestor_http_challenge };
 
 static bool is_configured(const struct attest *a, const struct attestor *k)
 {
@@ -14,6 +14,8 @@ static bool is_configured(const struct attest *a, const struct attestor *k)
 		return a->join_token;
 	if (k == &attestor_sshpop)
 		return a->sshpop != NULL;
+	if (k == &attestor_http_challenge)
+		return a->http_challenge != NULL;
 	return k == &attestor_x509pop && a->x509pop;
 }
 
@@ -28,6 +30,8 @@ int attest_new(const struct attest_options *o, struct attest **ret, struct err *
 		r = x509pop_new(o, &a->x509pop, e);
 	if (!r && o->config->attest_sshpop)
 		r = sshpop_new(o, &a->sshpop, e);
+	if (!r && o->config->attest_http_challenge)
+		r = http_challenge_new(o, &a->http_challenge, e);
 	if (r)
 		attest_free(a);
 	else
@@ -41,6 +45,7 @@ void attest_free(struct attest *a)
 		return;
 	x509pop_free(a->x509pop);
 	sshpop_free(a->sshpop);
+	http_challenge_free(a->http_challenge);
 	free(a);
 }
 
@@ -109,7 +114,7 @@ void attest_end(struct attest_session *s)
 	if (!s)
 		return;
 	s->fn = NULL;
-	if (!s->busy)
+	if (!s->busy || (s->kind->cancel && s->kind->cancel(s)))
 		session_free(s);
 }
 
@@ -135,9 +140,10 @@ void attest_step_challenge(struct attest_session *s, struct bytes challenge)
 void attest_step_done(struct attest_session *s, const char *agent_id,
 	const struct selectors *selectors, bool reattestable)
 {
-	struct attest_step st = {
-		.agent_id = agent_id, .selectors = selectors, .reattestable = reattestable
-	};
+	struct attest_step st = { .agent_id = agent_id,
+		.selectors = selectors,
+		.reattestable = reattestable,
+		.first_use = s->first_use };
 	struct err ok = ERR_INIT;
 
 	step(s, &st, &ok);

@@ -41,6 +41,7 @@ struct attest_step {
 	const char *agent_id;
 	const struct selectors *selectors;
 	bool reattestable;
+	bool first_use; /* to be refused when the agent is known already */
 };
 typedef void attest_fn(void *arg, const struct attest_step *step, const struct err *e);
 

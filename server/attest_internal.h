@@ -2,6 +2,8 @@
 #ifndef ASSAY_SERVER_ATTEST_INTERNAL_H
 #define ASSAY_SERVER_ATTEST_INTERNAL_H
 
+#include "lib/http.h"
+#include "lib/pattern.h"
 #include "lib/ssh.h"
 #include "server/attest.h"
 
@@ -12,19 +14,25 @@ struct attestor {
 	void (*begin)(struct attest_session *s, struct bytes payload);
 	void (*respond)(struct attest_session *s, struct bytes response); /* NULL: no challenges */
 	void (*free_state)(void *state);
+	/* Stops what is under way and would call attest_step_*(). False: it cannot be stopped.
+	 * NULL: never can. */
+	bool (*cancel)(struct attest_session *s);
 };
 extern const struct attestor attestor_join_token;
 extern const struct attestor attestor_x509pop;
 extern const struct attestor attestor_sshpop;
+extern const struct attestor attestor_http_challenge;
 
 struct x509pop;
 struct sshpop;
+struct http_challenge;
 
 struct attest {
 	struct attest_options o;
 	bool join_token;
 	struct x509pop *x509pop; /* NULL: not configured */
-	struct sshpop *sshpop;   /* NULL: not configured */
+	struct sshpop *sshpop;
+	struct http_challenge *http_challenge;
 };
 
 struct attest_session {
@@ -34,7 +42,8 @@ struct attest_session {
 	attest_fn *fn; /* NULL once ended: what is under way then only frees the session */
 	void *arg;
 	void *state;
-	bool busy; /* a job or a write is under way that will call attest_step_*() */
+	bool first_use; /* see struct attest_step */
+	bool busy;      /* a job or a write is under way that will call attest_step_*() */
 };
 
 /* The end of a step: exactly one of them for each begin and respond, never from inside those. */
@@ -102,6 +111,38 @@ void sshpop_state_deinit(struct sshpop_state *st);
 int sshpop_challenge(struct sshpop_state *st, struct bytes payload, struct wall now,
 	struct buf *ret_challenge, struct err *e) MUST_USE;
 int sshpop_verify(struct sshpop_state *st, struct bytes response, struct err *e) MUST_USE;
+
+/* ---- http_challenge: what does not need a loop ---- */
+
+struct http_challenge {
+	char *trust_domain;
+	struct pattern **patterns; /* of host names; none: any */
+	size_t n_patterns;
+	int required_port; /* 0: any */
+	bool allow_non_root_ports, tofu;
+};
+int http_challenge_new(
+	const struct attest_options *o, struct http_challenge **ret, struct err *e) MUST_USE;
+void http_challenge_free(struct http_challenge *h);
+
+enum { HTTP_CHALLENGE_NONCE = 44 }; /* characters of base64url, padded */
+struct http_challenge_state {
+	const struct http_challenge *config;
+	char *hostname;
+	char *url;
+	bool not_local; /* the name may not lead to this host */
+	char nonce[HTTP_CHALLENGE_NONCE + 1];
+	char *agent_id; /* the result, if the nonce is found */
+	struct selectors selectors;
+	struct http_get *get;
+};
+void http_challenge_state_deinit(struct http_challenge_state *st);
+/* The payload; gives the challenge. Errors carry the code and text of the verdict. */
+int http_challenge_begin(struct http_challenge_state *st, struct bytes payload,
+	struct buf *ret_challenge, struct err *e) MUST_USE;
+/* What the agent's HTTP server said. ERR_DENIED. */
+int http_challenge_check(const struct http_challenge_state *st, int status, struct bytes body,
+	struct err *e) MUST_USE;
 
 /* fields: the values by name, dotted, and "Name[3]" for {{ index .Name 3 }}; get(arg, name) gives
  * NULL for an unknown one. */

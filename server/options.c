@@ -184,11 +184,12 @@ static void check(struct config *c, struct server_file *f)
 	check_x509pop(c, &f->o);
 	check_upstream(c, &f->o);
 	options_check_sshpop(c, &f->o);
+	options_check_http_challenge(c, &f->o);
 	check_database(c, &f->o);
 	options_check_federation(c, f);
 	options_check_oidc(c, &f->o);
 	if (f->has_plugins && !f->o.attest_join_token && !f->o.attest_x509pop &&
-		!f->o.attest_sshpop && !c->n_problems)
+		!f->o.attest_sshpop && !f->o.attest_http_challenge && !c->n_problems)
 		config_warning(c, "plugins", "there is no NodeAttestor: no agent can attest");
 }
 

@@ -64,6 +64,11 @@ struct server_options {
 	char *sshpop_cert_authorities_path;
 	char *sshpop_canonical_domain;
 	char *sshpop_agent_path_template; /* NULL: /sshpop/<fingerprint> */
+	bool attest_http_challenge;
+	struct strings http_challenge_allowed_dns_patterns;
+	int http_challenge_required_port; /* 0: any */
+	bool http_challenge_allow_non_root_ports;
+	bool http_challenge_tofu;
 
 	/* federation */
 	bool bundle_endpoint;

@@ -1,4 +1,5 @@
 /* Checks across the keys of the newer node attestors. */
+#include "lib/pattern.h"
 #include "lib/ssh.h"
 #include "server/options_internal.h"
 
@@ -25,4 +26,36 @@ void options_check_sshpop(struct config *c, struct server_options *o)
 	if (tpl && tpl[0] != '/')
 		config_problem(c, SSHPOP ".agent_path_template",
 			"agent_path_template must begin with \"/\"");
+}
+
+#define HTTP_CHALLENGE "plugins.NodeAttestor.http_challenge"
+
+/* Any user of a host can listen on a port from 1024 on, so there the first one to come must be the
+ * last one. */
+static bool needs_tofu(const struct server_options *o)
+{
+	if (o->http_challenge_required_port)
+		return o->http_challenge_required_port >= 1024;
+	return o->http_challenge_allow_non_root_ports;
+}
+
+void options_check_http_challenge(struct config *c, struct server_options *o)
+{
+	if (!o->attest_http_challenge)
+		return;
+	for (size_t i = 0; i < o->http_challenge_allowed_dns_patterns.n; i++) {
+		const char *text = o->http_challenge_allowed_dns_patterns.v[i];
+		struct pattern *p;
+		struct err e;
+
+		if (pattern_new(text, &p, &e))
+			config_problem(c, HTTP_CHALLENGE ".allowed_dns_patterns",
+				"cannot compile allowed_dns_pattern: \"%s\": %s", text, e.msg);
+		else
+			pattern_free(p);
+	}
+	if (!o->http_challenge_tofu && needs_tofu(o))
+		config_problem(c, HTTP_CHALLENGE ".tofu",
+			"you can not turn off trust on first use (TOFU) when non-root ports are "
+			"allowed");
 }

@@ -22,6 +22,7 @@ void options_print_peers(const struct server_options *o, struct buf *ret);
 
 /* options_attest.c: the blocks of NodeAttestor "sshpop" and "http_challenge". */
 void options_check_sshpop(struct config *c, struct server_options *o);
+void options_check_http_challenge(struct config *c, struct server_options *o);
 
 extern const struct config_option server_option_table[];
 

@@ -102,6 +102,92 @@ ssh_other_key() {
 	refused "failed to verify signature"
 }
 
+# http_server [LINES] : allows 127.0.0.1, and this host's own name
+http_server() {
+	server_conf "" "NodeAttestor \"http_challenge\" {
+		plugin_data {
+			${1-allowed_dns_patterns = [\"^127\\\\.0\\\\.0\\\\.1\$\"]}
+		}
+	}"
+	server_start
+}
+
+http_agent_conf() {
+	agent_conf "" "NodeAttestor \"http_challenge\" {
+		plugin_data {
+			${1:-hostname = \"127.0.0.1\"}
+		}
+	}"
+}
+
+http_good() {
+	http_server || return 1
+	http_agent_conf
+	attests "spiffe://$TD/spire/agent/http_challenge/127.0.0.1\$"
+	s agent show -spiffeID "spiffe://$TD/spire/agent/http_challenge/127.0.0.1" | grep -q 'http_challenge:hostname:127.0.0.1'
+}
+
+# Whoever comes second is refused, until the operator forgets the first.
+http_tofu() {
+	http_good || return 1
+	kill -9 "$APID"
+	rm -rf "$W/agent" "$W/public" "$W/private"
+	mkdir -p "$W/agent"
+	"$AGENT" run -config "$W/agent.conf" >"$W/second.log" 2>&1 &
+	pids+=("$!")
+	until_ok 10 grep -q "already been used to attest an agent" "$W/second.log" || return 1
+	kill -9 "$!" 2>/dev/null
+	s agent evict -spiffeID "spiffe://$TD/spire/agent/http_challenge/127.0.0.1" || return 1
+	agent_start
+}
+
+http_no_tofu() {
+	server_conf "" "NodeAttestor \"http_challenge\" {
+		plugin_data {
+			tofu = false
+		}
+	}"
+	"$SERVER" validate -config "$W/server.conf" >"$W/validate" 2>&1 && return 1
+	grep -q "can not turn off trust on first use" "$W/validate"
+}
+
+http_policy() {
+	http_server "allowed_dns_patterns = [\"^p[0-9]\\\\.example\\\\.com\$\"]" || return 1
+	http_agent_conf
+	refused "the requested hostname is not allowed to connect"
+}
+
+http_loopback() {
+	http_server "" || return 1
+	http_agent_conf
+	refused "the challenge could not be fetched"
+}
+
+http_localhost() {
+	http_server "" || return 1
+	http_agent_conf 'hostname = "localhost"'
+	refused "you can not use localhost as a hostname"
+}
+
+http_port() {
+	http_server "required_port = 80" || return 1
+	http_agent_conf
+	refused "is not allowed to be used by this server"
+}
+
+# Somebody else listens where the agent says that it does.
+http_stranger() {
+	local port
+	port=$(free_port)
+	http_server || return 1
+	(cd / && exec python3 -m http.server --bind 127.0.0.1 "$port") >/dev/null 2>&1 &
+	pids+=("$!")
+	until_ok 5 curl -s "http://127.0.0.1:$port/" || return 1
+	http_agent_conf "hostname = \"127.0.0.1\"
+		advertised_port = $port"
+	refused "challenge verification failed"
+}
+
 for type in ed25519 ecdsa rsa; do
 	t "sshpop: a host key of type $type" ssh_type "$type"
 done
@@ -110,4 +196,12 @@ t "sshpop: canonical domain and path template" ssh_template
 t "sshpop: a certificate of an unknown CA" ssh_other_ca
 t "sshpop: an expired certificate" ssh_expired
 t "sshpop: another key than the certificate's" ssh_other_key
+t "http_challenge: attests" http_good
+t "http_challenge: only the first time" http_tofu
+t "http_challenge: tofu = false needs privileged ports" http_no_tofu
+t "http_challenge: a host name that is not allowed" http_policy
+t "http_challenge: an address of the server's own" http_loopback
+t "http_challenge: localhost" http_localhost
+t "http_challenge: a port that is not allowed" http_port
+t "http_challenge: another server at the port" http_stranger
 finish
