@@ -4,6 +4,14 @@ source "$(dirname "$0")/lib.sh"
 
 victim=61001 attacker=61002
 
+# Until all that runs in the background has ended, but for the server and the agent.
+wait_others() {
+	local p
+	for p in $(jobs -p); do
+		[ "$p" = "$SPID" ] || [ "$p" = "$APID" ] || wait "$p" 2>/dev/null
+	done
+}
+
 # In a pid namespace of its own (the agent too), so that pids can be chosen.
 pid_reuse() {
 	[ "$(id -u)" = 0 ] || skip 'needs root for a pid namespace'
@@ -49,7 +57,7 @@ ending() {
 		"$AGENT" api fetch x509 -timeout 50ms -socketPath "$W/public/agent.sock" >/dev/null 2>&1 &
 		[ $((k % 3)) = 0 ] && kill -9 $! 2>/dev/null
 	done
-	wait $(jobs -p | grep -vE "^($SPID|$APID)\$") 2>/dev/null
+	wait_others
 	fetch || return 1
 	sleep 1
 	after=$(find "/proc/$APID/fd" | wc -l)
@@ -70,7 +78,7 @@ own_identities() {
 			setpriv --reuid=$u --regid=$u --clear-groups "$AGENT" api fetch x509 -socketPath "$W/public/agent.sock" >"$W/u$u-$k" 2>&1 &
 		done
 	done
-	wait $(jobs -p | grep -vE "^($SPID|$APID)\$") 2>/dev/null
+	wait_others
 	for u in 61001 61002 61003; do
 		cat "$W/u$u-"* | grep -oE "spiffe://$TD/user[0-9]+" | sort | uniq -c >"$W/seen"
 		[ "$(cat "$W/seen" | tr -s ' ')" = " 10 spiffe://$TD/user$u" ] || die "user $u saw $(cat "$W/seen")"
