@@ -181,6 +181,43 @@ static void append_bundle(struct rpc_call *c, const ProtobufCMessage *req)
 	append_start(c, both, rq->output_mask, false);
 }
 
+/* A key on its way to the server above, which passes it on to the whole tree. */
+struct relay {
+	struct rpc_call *c;
+	struct bundle *add;
+};
+
+static void relayed(
+	void *arg, const struct x509_chain *chain, struct bundle *b, const struct err *e)
+{
+	struct relay *p = arg;
+
+	(void)chain;
+	(void)b; /* the CA looks by itself */
+	if (e->code && e->code != ERR_UNIMPLEMENTED)
+		rpc_fail(p->c, ERR_INTERNAL, "failed to publish JWT key: %s", e->msg);
+	else
+		append_start(p->c, bundle_ref(p->add), NULL, true);
+	bundle_unref(p->add);
+	rpc_call_unref(p->c);
+	free(p);
+}
+
+/* Takes over b, which has the one key. */
+static void publish(struct rpc_call *c, struct bundle *b)
+{
+	const struct api *a = rpc_call_data(c);
+	struct relay *p;
+
+	if (!upstream_publishes(a->upstream) || b->n_jwt_keys == 0) {
+		append_start(c, b, NULL, true);
+		return;
+	}
+	p = xcalloc(1, sizeof(*p));
+	*p = (struct relay){ .c = rpc_call_ref(c), .add = b };
+	upstream_publish(a->upstream, &b->jwt_keys[0], relayed, p);
+}
+
 static void publish_jwt(struct rpc_call *c, ProtobufCMessage *req)
 {
 	V1(PublishJWTAuthorityRequest) *rq = (void *)req;
@@ -192,7 +229,7 @@ static void publish_jwt(struct rpc_call *c, ProtobufCMessage *req)
 	else if (read_authorities(rpc_call_data(c), NULL, 0, &rq->jwt_authority, 1, &b, &e))
 		rpc_fail(c, ERR_INVALID, "invalid JWT authority: %s", e.msg);
 	else
-		append_start(c, b, NULL, true);
+		publish(c, b);
 	protobuf_c_message_free_unpacked(req, NULL);
 }
 

@@ -238,6 +238,27 @@ for a in json.load(sys.stdin)['x509_authorities']:
 		openssl verify -CAfile "$W/good.pem" -untrusted "$W/below/svid.0.pem" "$W/below/svid.0.pem"
 }
 
+# Three levels: the JWT key of the lowest reaches the top, the top's root the lowest.
+three_levels() {
+	nested_start || return 1
+	local lport
+	lport=$(free_port)
+	below "$SERVER" entry create -parentID "spiffe://$TD/below-node" -spiffeID "spiffe://$TD/lowest" -selector "$me" -downstream >/dev/null || return 1
+	below "$SERVER" entry delete -entryID "$(below "$SERVER" entry show -spiffeID "spiffe://$TD/inner" | sed -n 's/^Entry ID *: //p')" >/dev/null || return 1
+	sed -e "s,$W/below/,$W/lowest/,g" -e "s/bind_port = .*/bind_port = $lport/" -e "s/server_port = .*/server_port = \"$BPORT\"/" \
+		-e "s,workload_api_socket = .*,workload_api_socket = \"$W/below/public/agent.sock\"," "$W/below/server.conf" >"$W/lowest.conf"
+	"$SERVER" run -config "$W/lowest.conf" >>"$W/lowest.log" 2>&1 &
+	pids+=($!)
+	until_ok 20 "$SERVER" healthcheck -socketPath "$W/lowest/server.sock" || return 1
+	"$SERVER" x509 mint -socketPath "$W/lowest/server.sock" -spiffeID "spiffe://$TD/minted" -write "$W" >/dev/null || return 1
+	[ "$(certs "$W/svid.pem")" = 3 ] || die "$(certs "$W/svid.pem") certificates in the chain"
+	s bundle show >"$W/roots.pem"
+	openssl verify -CAfile "$W/roots.pem" -untrusted "$W/svid.pem" "$W/svid.pem" || return 1
+	[ "$(s bundle show -format spiffe | grep -c jwt-svid)" = 3 ] || die "the lowest server's JWT key is not at the top"
+	until_ok 12 same_bundles || die "the bundles differ"
+	[ "$(bundle_ids "$W/lowest/server.sock")" = "$(bundle_ids "$W/server.sock")" ]
+}
+
 # Without an entry the server below waits, and begins as soon as there is one.
 nested_waits() {
 	server_conf
@@ -258,5 +279,6 @@ t 'disk: broken files at start' broken_at_start
 t 'disk: broken, then another, under mutual TLS; taint and revoke' swap_under_load
 t 'nested: chains, bundles, JWTs, restarts' nested
 t 'nested: the root above rotated by force under mutual TLS' nested_rotation
+t 'nested: three levels' three_levels
 t 'nested: waits for its entry' nested_waits
 finish
