@@ -236,6 +236,31 @@ static void get(const struct http_get_options *o)
 	loop_run(loop);
 }
 
+/* Whatever the spelling, nothing on this host or its link is dialled. */
+static void test_not_local(void)
+{
+	static const char *const hosts[] = { "127.0.0.1", "127.1", "2130706433", "0x7f000001",
+		"0.0.0.0", "localhost", "169.254.169.254", "224.0.0.1", "255.255.255.255", "[::1]",
+		"[::]", "[::ffff:127.0.0.1]", "[::127.0.0.1]", "[fe80::1]", "[ff02::1]" };
+	struct http_server_options so = { 0 };
+
+	server_begin(&so);
+	for (size_t i = 0; i < ARRAY_LEN(hosts); i++) {
+		AUTO(free)
+		char *url = xasprintf("http://%s:%d/x", hosts[i], http_server_port(server));
+		struct http_get_options o = {
+			.url = url, .allow_plain = true, .not_local = true, .timeout_ms = 5000
+		};
+
+		handled = 0;
+		get(&o);
+		CHECK_INT(got_code, ERR_UNAVAILABLE);
+		CHECK_CONTAINS(got_text, "lookup ");
+		CHECK_INT(handled, 0);
+	}
+	server_end();
+}
+
 static void test_get(void)
 {
 	struct http_server_options so = { 0 };
@@ -350,5 +375,6 @@ static void test_https(void)
 	key_unref(key);
 }
 
-TEST_MAIN(TEST(test_requests), TEST(test_keep_alive), TEST(test_slow_clients), TEST(test_refused),
-	TEST(test_get), TEST(test_get_unix), TEST(test_get_refused), TEST(test_https))
+TEST_MAIN(TEST(test_not_local), TEST(test_requests), TEST(test_keep_alive), TEST(test_slow_clients),
+	TEST(test_refused), TEST(test_get), TEST(test_get_unix), TEST(test_get_refused),
+	TEST(test_https))

@@ -1,8 +1,11 @@
 #include <jansson.h>
+#include <signal.h>
 
 #include "agent/attest.h"
 #include "lib/http.h"
+#include "lib/ssh.h"
 #include "tests/test.h"
+#include "tests/unit/ssh_vectors.inc"
 
 static int sign(void *arg, enum hash h, struct bytes d, struct buf *ret, struct err *e)
 {
@@ -336,6 +339,153 @@ static void test_bootstrap_by_url(void)
 	free(o.trust_bundle_unix_socket);
 }
 
+/* ---- sshpop ---- */
+
+static void test_sshpop(void)
+{
+	AUTO(free) char *key = write_file("host", bytes_str(ssh_vectors[0].key));
+	AUTO(free) char *certificate = write_file("host-cert.pub", bytes_str(ssh_vectors[0].cert));
+	struct agent_options o = { .attest_sshpop = true,
+		.sshpop_host_key_path = key,
+		.sshpop_host_cert_path = certificate };
+	AUTO_BUF struct buf payload = BUF_INIT, answer = BUF_INIT, blob = BUF_INIT, own = BUF_INIT,
+			    sig = BUF_INIT;
+	uint8_t both[64], digest[HASH_MAX];
+	struct ssh_cert c;
+	struct err e;
+	json_t *root, *part;
+
+	CHECK(node_attestor_of(&o) == &attest_sshpop);
+	CHECK_OK(attest_sshpop.payload(&o, &payload, &e));
+	root = json_loadb((char *)payload.p, payload.len, 0, NULL);
+	from_base64(root, "Certificate", &blob);
+	json_decref(root);
+	CHECK_OK(ssh_cert_parse(buf_view(&blob), &c, &e));
+
+	CHECK_OK(attest_sshpop.respond(&o,
+		bytes_str("{\"Nonce\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"}"), &answer,
+		&e));
+	root = json_loadb((char *)answer.p, answer.len, 0, NULL);
+	from_base64(root, "Nonce", &own);
+	CHECK_INT(own.len, 32);
+	part = json_object_get(root, "Signature");
+	from_base64(part, "Blob", &sig);
+	memset(both, 0, 32);
+	memcpy(both + 32, own.p, 32);
+	hash_of(HASH_SHA256, bytes_of(both, sizeof(both)), digest);
+	CHECK_OK(ssh_verify(c.key, bytes_of(digest, 32),
+		bytes_str(json_string_value(json_object_get(part, "Format"))), buf_view(&sig),
+		false, &e));
+	json_decref(root);
+	ssh_cert_deinit(&c);
+
+	buf_reset(&answer);
+	CHECK_ERR(attest_sshpop.respond(&o, bytes_str("{\"Nonce\":\"c2hvcnQK\"}"), &answer, &e),
+		ERR_INVALID);
+	CHECK_CONTAINS(e.msg, "invalid challenge nonce size");
+	CHECK_ERR(attest_sshpop.respond(&o, bytes_str("{{"), &answer, &e), ERR_INVALID);
+	CHECK_ERR(attest_sshpop.respond(&o, bytes_str("{}"), &answer, &e), ERR_INVALID);
+	o.sshpop_host_cert_path = key;
+	CHECK_ERR(attest_sshpop.payload(&o, &payload, &e), ERR_INVALID);
+	o.sshpop_host_cert_path = (char *)(uintptr_t) "/none";
+	CHECK_ERR(attest_sshpop.payload(&o, &payload, &e), ERR_NOT_FOUND);
+}
+
+/* ---- http_challenge ---- */
+
+struct fetch {
+	struct loop *loop;
+	void *listener;
+	char *url;
+	int status[2];
+	char *body;
+	int n;
+};
+
+static void next_fetch(struct fetch *f);
+
+static void fetched(void *arg, int status, struct bytes body, const struct err *failed)
+{
+	struct fetch *f = arg;
+	AUTO_BUF struct buf answer = BUF_INIT;
+	struct err e;
+
+	CHECK_INT(failed->code, 0);
+	f->status[f->n++] = status;
+	free(f->body);
+	f->body = xstrndup((const char *)body.p, body.n);
+	if (f->n == 2) {
+		attest_http_challenge.close(f->listener);
+		return;
+	}
+	CHECK_OK(attest_http_challenge.answer(
+		f->listener, bytes_str("{\"nonce\":\"abc-_=\"}"), &answer, &e));
+	CHECK_STR(buf_cstr(&answer), "\n");
+	next_fetch(f);
+}
+
+static void next_fetch(struct fetch *f)
+{
+	struct http_get_options o = { .url = f->url, .allow_plain = true };
+
+	http_get(f->loop, &o, fetched, f);
+}
+
+/* Nothing is served before the challenge has come, then the nonce. */
+static void test_http_challenge(void)
+{
+	static const char *const bad[] = { "{{", "{}", "{\"nonce\":\"\"}", "{\"nonce\":\"a b\"}",
+		"{\"nonce\":\"0123456789012345678901234567890123456789012345678901234567890123"
+		"4\"}" };
+	struct agent_options o = { .attest_http_challenge = true,
+		.http_challenge_hostname = (char *)(uintptr_t) "node-1.example.org",
+		.http_challenge_agentname = (char *)(uintptr_t) "one" };
+	AUTO_BUF struct buf payload = BUF_INIT, answer = BUF_INIT;
+	struct fetch f = { .loop = loop_new() };
+	struct err e;
+	json_t *root;
+
+	signal(SIGPIPE, SIG_IGN);
+	CHECK(node_attestor_of(&o) == &attest_http_challenge);
+	CHECK_OK(attest_http_challenge.open(f.loop, &o, &payload, &f.listener, &e));
+	root = json_loadb((char *)payload.p, payload.len, 0, NULL);
+	CHECK_STR(json_string_value(json_object_get(root, "hostname")), "node-1.example.org");
+	CHECK_STR(json_string_value(json_object_get(root, "agentname")), "one");
+	f.url = xasprintf("http://127.0.0.1:%d/.well-known/spiffe/nodeattestor/http_challenge/one/"
+			  "challenge",
+		(int)json_integer_value(json_object_get(root, "port")));
+	json_decref(root);
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+		CHECK_ERR(attest_http_challenge.answer(f.listener, bytes_str(bad[i]), &answer, &e),
+			ERR_INVALID);
+	next_fetch(&f);
+	loop_run(f.loop);
+	CHECK_INT(f.status[0], 404);
+	CHECK_INT(f.status[1], 200);
+	CHECK_STR(f.body, "abc-_=\n");
+	loop_free(f.loop);
+	free(f.url);
+	free(f.body);
+}
+
+/* The port that the server is told is the proxy's. */
+static void test_advertised_port(void)
+{
+	struct agent_options o = { .http_challenge_agentname = (char *)(uintptr_t) "default",
+		.http_challenge_advertised_port = 80 };
+	AUTO_BUF struct buf payload = BUF_INIT;
+	struct loop *l = loop_new();
+	void *listener;
+	struct err e;
+
+	CHECK_OK(attest_http_challenge.open(l, &o, &payload, &listener, &e));
+	CHECK_CONTAINS(buf_cstr(&payload), "\"port\":80}");
+	attest_http_challenge.close(listener);
+	loop_run(l);
+	loop_free(l);
+}
+
 TEST_MAIN(TEST(test_token), TEST(test_x509pop_ec), TEST(test_x509pop_rsa),
 	TEST(test_server_identity), TEST(test_svid_from_the_server), TEST(test_bootstrap),
-	TEST(test_bootstrap_by_url))
+	TEST(test_bootstrap_by_url), TEST(test_sshpop), TEST(test_http_challenge),
+	TEST(test_advertised_port))

@@ -1,0 +1,42 @@
+/* First messages of agents. First byte 0: sshpop's, 1: http_challenge's. */
+#include <string.h>
+
+#include "lib/crypto.h"
+#include "server/attest_internal.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+
+static void sshpop(struct bytes v)
+{
+	static struct sshpop config;
+	struct sshpop_state st = { .config = &config };
+	AUTO_BUF struct buf out = BUF_INIT;
+	struct err e;
+
+	config.canonical_domain = (char *)(uintptr_t) "";
+	INVARIANT(sshpop_challenge(&st, v, wall_of_sec(1767225600), &out, &e) != 0); /* no CAs */
+	sshpop_state_deinit(&st);
+}
+
+static void http_challenge(struct bytes v)
+{
+	static struct http_challenge config = { .allow_non_root_ports = true };
+	struct http_challenge_state st = { .config = &config };
+	AUTO_BUF struct buf out = BUF_INIT;
+	struct err e;
+
+	config.trust_domain = (char *)(uintptr_t) "example.org";
+	if (http_challenge_begin(&st, v, &out, &e) == 0) {
+		INVARIANT(strpbrk(st.hostname, ":/@?#%\\ ") == NULL);
+		INVARIANT(st.not_local && st.agent_id);
+	}
+	http_challenge_state_deinit(&st);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
+{
+	crypto_init();
+	if (n)
+		(data[0] % 2 ? http_challenge : sshpop)(bytes_of(data + 1, n - 1));
+	return 0;
+}
