@@ -22,6 +22,7 @@ struct door {
 	struct loop *loop;
 	struct door_options o; /* the strings are not kept */
 	char *unix_path;
+	struct network *proxies;
 	dev_t dev; /* of the socket file, so that a successor's is not unlinked */
 	ino_t ino;
 	int port;
@@ -108,6 +109,15 @@ static struct peer *peer_of(const struct door *d, int fd, const struct sockaddr 
 	return p;
 }
 
+static bool is_proxy(const struct door *d, const struct sockaddr *sa)
+{
+	for (size_t i = 0; i < d->o.n_proxies; i++) {
+		if (network_has(&d->proxies[i], sa))
+			return true;
+	}
+	return false;
+}
+
 static void admit(struct door *d, int fd, const struct sockaddr *sa)
 {
 	const uint8_t cost = d->unix_path ? CONN_COST_UNIX : CONN_COST_TCP;
@@ -132,6 +142,7 @@ static void admit(struct door *d, int fd, const struct sockaddr *sa)
 	c->cost = cost;
 	c->guarded = !d->o.raw;
 	c->handshaking = d->o.tls != NULL;
+	c->proxied = d->o.tls && is_proxy(d, sa);
 	c->spoke = true;
 	guard_init(&c->guard, d->o.message_max ? d->o.message_max : DOOR_MESSAGE_MAX);
 	share_enter(&d->hub->share, h, c);
@@ -208,6 +219,22 @@ bool door_conn_speaks(struct door *d, struct conn *c, size_t before, struct byte
 	return !c->ended;
 }
 
+bool door_conn_proxied(struct door *d, struct conn *c, const char *address)
+{
+	struct share_holder *h;
+
+	if (strcmp(c->peer->address, address) == 0)
+		return true;
+	share_leave(&d->hub->share, c);
+	snprintf(c->peer->address, sizeof(c->peer->address), "%s", address);
+	if (!share_admit(&d->hub->share, c->peer, c->cost, true, hub_now(d->hub), &h)) {
+		d->stats.refused_full++;
+		return false;
+	}
+	share_enter(&d->hub->share, h, c);
+	return true;
+}
+
 struct tls_conn *door_tls(struct door *d)
 {
 	struct tls_ctx *ctx = d->o.tls(d->o.arg);
@@ -246,6 +273,7 @@ static void finish_close(void *arg)
 	loop_timer_free(d->pause);
 	loop_timer_free(d->grace);
 	free(d->unix_path);
+	free(d->proxies);
 	doors_remove(d);
 	free(d);
 	hub_unref(h);
@@ -438,6 +466,9 @@ int door_open(struct loop *l, const struct door_options *o, struct door **ret, s
 	}
 	d->loop = l;
 	d->o = *o;
+	d->proxies = xcalloc(o->n_proxies + 1, sizeof(*d->proxies));
+	for (size_t i = 0; i < o->n_proxies; i++)
+		d->proxies[i] = o->proxies[i];
 	d->hub = hub_get(l);
 	d->pause = loop_timer_new(l, accept_again, d);
 	d->grace = loop_timer_new(l, end_all, d);

@@ -20,6 +20,7 @@
 #include <sys/types.h>
 
 #include "lib/loop.h"
+#include "lib/proxy.h"
 #include "lib/tls.h"
 
 /* Limits, each met by a test with a hostile client. */
@@ -75,6 +76,10 @@ struct door_options {
 	struct tls_ctx *(*tls)(void *arg);
 	tls_verify_fn
 		*verify; /* as tls_conn_new; on success the door reads the id by x509_svid_id() */
+	/* Networks whose load balancers may say who the client is, by the PROXY protocol before the
+	 * TLS handshake; copied. From anywhere else such a header ends the connection. */
+	const struct network *proxies;
+	size_t n_proxies;
 	bool privileged; /* may use the reserve of descriptors */
 	bool raw;        /* no HTTP/2 guard (lib/http's own parser is bounded) */
 	/* Bytes of one gRPC message that the guard lets through, 0: DOOR_MESSAGE_MAX; C-core, which

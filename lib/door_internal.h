@@ -218,6 +218,7 @@ struct conn {
 	bool is_tls;
 	bool served; /* handed to on_conn or to whoever dialled */
 	bool handshaking;
+	bool proxied;      /* a PROXY header may come first */
 	bool spoke;        /* in the handshake; a server is taken to have */
 	bool busy;         /* has a call */
 	bool net_readable; /* until a read says otherwise */
@@ -251,6 +252,8 @@ void door_conn_ended(struct door *d, struct conn *c);
 /* The client has spoken: serve it. `before` bytes of the preface came earlier. False: the
  * connection has ended. */
 bool door_conn_speaks(struct door *d, struct conn *c, size_t before, struct bytes first);
+/* The balancer said who the client is: from now on it counts for that address. False: no room. */
+bool door_conn_proxied(struct door *d, struct conn *c, const char *address);
 bool door_closing(const struct door *d);
 struct tls_conn *door_tls(struct door *d);
 /* The handshake is complete: who is it? False: nobody, the connection is to be ended. */

@@ -553,11 +553,47 @@ static void handshake_complete(struct conn *c)
 		conn_go(c);
 }
 
+/* What a load balancer says before the client's first byte. It is looked at, and taken only when it
+ * is whole, so that nothing is kept of a connection that never says more. False: wait, or the
+ * connection has ended. */
+static bool proxy_header(struct conn *c)
+{
+	struct err e = ERR_INIT;
+	char address[PROXY_ADDRESS] = "";
+	enum proxy_result r = PROXY_BAD;
+	size_t len = 0;
+	ssize_t n;
+
+	do
+		n = recv(c->net.fd, c->hub->in, PROXY_MAX, MSG_DONTWAIT | MSG_PEEK);
+	while (n < 0 && errno == EINTR);
+	if (n > 0)
+		r = proxy_parse(bytes_of(c->hub->in, (size_t)n), &len, address);
+	if ((n < 0 && errno == EAGAIN) || (r == PROXY_MORE && !c->net_hup)) {
+		c->net_readable = false; /* the next byte is another edge */
+		return false;
+	}
+	if (r == PROXY_OK && recv(c->net.fd, c->hub->in, len, MSG_DONTWAIT) != (ssize_t)len)
+		r = PROXY_BAD;
+	if ((r != PROXY_OK && r != PROXY_NONE) ||
+		(address[0] && !door_conn_proxied(c->door, c, address))) {
+		err_set(&e, ERR_UNAVAILABLE, "no PROXY header");
+		handshake_failed(c, &e);
+		return false;
+	}
+	c->proxied = false;
+	return true;
+}
+
 /* Takes what came from the net. False: nothing to go on with, or the connection has ended. */
 static bool handshake_input(struct conn *c)
 {
 	struct err e = ERR_INIT;
-	ssize_t n = receive(c->net.fd, c->hub->in, HUB_BUFFER / 4, &c->net_readable, c->net_hup);
+	ssize_t n;
+
+	if (c->proxied && !proxy_header(c))
+		return false;
+	n = receive(c->net.fd, c->hub->in, HUB_BUFFER / 4, &c->net_readable, c->net_hup);
 
 	if (n < 0 && errno == EAGAIN)
 		return !c->spoke;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "lib/config.h"
+#include "lib/proxy.h"
 #include "lib/spiffeid.h"
 #include "lib/text.h"
 #include "server/options_internal.h"
@@ -66,6 +67,20 @@ static void check_ttls(struct config *c, struct server_options *o)
 	check_ttl(c, "server.default_jwt_svid_ttl", o->default_jwt_svid_ttl_ns, o->ca_ttl_ns);
 	if (o->agent_ttl_ns)
 		check_ttl(c, "server.agent_ttl", o->agent_ttl_ns, o->ca_ttl_ns);
+}
+
+static void check_proxies(struct config *c, const struct server_options *o)
+{
+	for (size_t i = 0; i < o->proxy_protocol_trusted_cidrs.n; i++) {
+		const char *text = o->proxy_protocol_trusted_cidrs.v[i];
+		struct network n;
+		struct err e = ERR_INIT;
+
+		if (network_parse(text, &n, &e))
+			config_problem(c, "server.proxy_protocol_trusted_cidrs",
+				"invalid proxy_protocol_trusted_cidrs value \"%s\": %s", text,
+				e.msg);
+	}
 }
 
 static void check_admin_ids(struct config *c, const struct server_options *o)
@@ -180,6 +195,7 @@ static void check(struct config *c, struct server_file *f)
 	check_subject(c, f);
 	check_ttls(c, &f->o);
 	check_admin_ids(c, &f->o);
+	check_proxies(c, &f->o);
 	check_keymgr(c, f);
 	check_x509pop(c, &f->o);
 	check_upstream(c, &f->o);

@@ -25,6 +25,8 @@ struct server_options {
 	char *socket_path;
 	char *data_dir;
 	struct strings admin_ids;
+	struct strings proxy_protocol_trusted_cidrs;
+	bool require_pq_kem, upstream_require_pq_kem;
 	int64_t agent_ttl_ns; /* 0: as default_x509_svid_ttl */
 	bool audit_log_enabled;
 	enum key_type ca_key_type;

@@ -296,13 +296,28 @@ static int face_serve(struct server *s, struct face *f, struct err *e)
 	return 0;
 }
 
+/* Checked with the configuration. */
+static struct network *networks(const struct strings *s)
+{
+	struct network *ret = xcalloc(s->n + 1, sizeof(*ret));
+	struct err e;
+
+	for (size_t i = 0; i < s->n; i++)
+		INVARIANT(network_parse(s->v[i], &ret[i], &e) == 0);
+	return ret;
+}
+
 static int open_doors(struct server *s, struct err *e)
 {
+	const struct strings *proxies = &s->o->proxy_protocol_trusted_cidrs;
+	AUTO(free) struct network *nets = networks(proxies);
 	struct face *tcp = &s->faces[FACE_TCP], *local = &s->faces[FACE_UNIX];
 	struct door_options t = { .tcp_host = s->o->bind_address,
 		.tcp_port = s->o->bind_port,
 		.tls = face_tls,
 		.verify = face_verify,
+		.proxies = nets,
+		.n_proxies = proxies->n,
 		.on_conn = face_conn,
 		.arg = tcp };
 	struct door_options u = { .unix_path = s->o->socket_path,
@@ -444,7 +459,8 @@ static void on_ca(void *arg, const struct err *e)
 		.ca = s->api.ca,
 		.trust_domain = s->o->trust_domain,
 		.key_type = s->o->ca_key_type,
-		.ttl_ns = s->o->default_x509_svid_ttl_ns };
+		.ttl_ns = s->o->default_x509_svid_ttl_ns,
+		.require_pq = s->o->require_pq_kem };
 
 	if (s->stopping || s->api.svid)
 		return;
@@ -529,7 +545,8 @@ static int start_upstream(struct server *s, struct err *e)
 		.trust_domain = o->trust_domain,
 		.server_address = o->upstream_server_address,
 		.server_port = o->upstream_server_port,
-		.workload_api_socket = o->upstream_workload_api_socket };
+		.workload_api_socket = o->upstream_workload_api_socket,
+		.require_pq = o->upstream_require_pq_kem };
 
 	if (o->upstream_disk)
 		return upstream_disk_new(&disk, &s->api.upstream, e);

@@ -26,6 +26,7 @@ struct renewal {
 	struct ca_issuer *issuer;
 	enum key_type key_type;
 	int64_t ttl_ns;
+	bool require_pq;
 	char *id;
 	struct tls_ctx *tls, *https;
 	struct x509_chain chain;
@@ -54,10 +55,13 @@ static void work(void *arg)
 	struct tls_options o = { .server = true,
 		.chain = &n->chain,
 		.client_cert = TLS_CLIENT_CERT_OPTIONAL,
-		.alpn = "h2" };
-	struct tls_options h = {
-		.server = true, .chain = &n->chain, .alpn = "http/1.1", .allow_tls12 = true
-	};
+		.alpn = "h2",
+		.require_pq = n->require_pq };
+	struct tls_options h = { .server = true,
+		.chain = &n->chain,
+		.alpn = "http/1.1",
+		.allow_tls12 = true,
+		.require_pq = n->require_pq };
 
 	n->r = key_generate(n->key_type, &k, &n->e);
 	if (n->r == 0)
@@ -158,6 +162,7 @@ void server_svid_renew(struct server_svid *s)
 	n->issuer = issuer;
 	n->key_type = s->o.key_type;
 	n->ttl_ns = s->o.ttl_ns;
+	n->require_pq = s->o.require_pq;
 	n->id = xstrdup(s->id);
 	s->running = n;
 	loop_job(s->o.loop, work, done, n);

@@ -19,6 +19,7 @@ struct server_svid_options {
 	const char *trust_domain;
 	enum key_type key_type;
 	int64_t ttl_ns;
+	bool require_pq; /* of whoever connects: X25519MLKEM768 */
 };
 /* ready(arg) once, when the first one is there (the CA must be ready). Failures are logged and
  * tried again with back-off. */

@@ -54,6 +54,7 @@ struct upstream_spire_options {
 	const char *server_address;
 	int server_port;
 	const char *workload_api_socket;
+	bool require_pq;
 };
 struct upstream *upstream_spire_new(const struct upstream_spire_options *o);
 

@@ -44,6 +44,7 @@ struct spire {
 	char *trust_domain, *server_id, *address, *authority;
 	int port;
 	struct workload *workload;
+	bool require_pq;
 	struct tls_ctx *tls;
 	struct rpc_client *client;
 	struct list ops;
@@ -406,7 +407,9 @@ static void identity_changed(void *arg)
 {
 	struct spire *s = arg;
 	const struct workload_identity *i = workload_identity(s->workload);
-	struct tls_options o = { .chain = &i->svid, .key = i->key, .alpn = "h2" };
+	struct tls_options o = {
+		.chain = &i->svid, .key = i->key, .alpn = "h2", .require_pq = s->require_pq
+	};
 	struct tls_ctx *tls;
 	struct err e = ERR_INIT;
 
@@ -436,6 +439,7 @@ struct upstream *upstream_spire_new(const struct upstream_spire_options *o)
 	s->authority = xasprintf(
 		strchr(s->address, ':') ? "[%s]:%d" : "%s:%d", s->address, o->server_port);
 	s->broken = ERR_INIT;
+	s->require_pq = o->require_pq;
 	list_init(&s->ops);
 	co.authority = s->authority;
 	s->client = rpc_client_new(o->loop, &co);

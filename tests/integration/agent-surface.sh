@@ -135,10 +135,73 @@ cache_size() {
 	fetch >"$W/o" || die "an SVID in use was taken away"
 }
 
+# balancer PORT TO HEADER: passes TCP on, with the header first
+balancer() {
+	python3 - "$@" <<-'PY' &
+		import socket, sys, threading
+		def copy(a, b):
+		    try:
+		        while d := a.recv(65536):
+		            b.sendall(d)
+		    except OSError:
+		        pass
+		    for s in (a, b):
+		        try:
+		            s.shutdown(socket.SHUT_RDWR)
+		        except OSError:
+		            pass
+		l = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+		while True:
+		    a, _ = l.accept()
+		    b = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
+		    b.sendall(sys.argv[3].encode().decode("unicode_escape").encode("latin-1"))
+		    for x, y in ((a, b), (b, a)):
+		        threading.Thread(target=copy, args=(x, y), daemon=True).start()
+	PY
+	pids+=("$!")
+}
+
+proxied() {
+	local port
+	server_conf 'proxy_protocol_trusted_cidrs = ["127.0.0.0/8"]' && server_start || return 1
+	port=$(free_port)
+	balancer "$port" "$SPORT" 'PROXY TCP4 198.51.100.7 192.0.2.1 4000 8081\r\n'
+	agent_conf
+	sed -i "s/server_port = .*/server_port = $port/" "$W/agent.conf"
+	agent_start -joinToken "$(token)" || return 1
+	grep -q 'AttestAgent.*caller_addr=198.51.100.7' "$W/server.log" || die 'the address is not that of the header'
+}
+
+proxied_from_elsewhere() {
+	local port
+	server_conf 'proxy_protocol_trusted_cidrs = ["192.0.2.0/24"]' && server_start || return 1
+	port=$(free_port)
+	balancer "$port" "$SPORT" 'PROXY TCP4 198.51.100.7 192.0.2.1 4000 8081\r\n'
+	agent_conf
+	sed -i "s/server_port = .*/server_port = $port/" "$W/agent.conf"
+	s bundle show >"$W/bundle.pem"
+	"$AGENT" run -config "$W/agent.conf" -joinToken "$(token)" >>"$W/agent.log" 2>&1 &
+	pids+=("$!")
+	until_ok 10 grep -q 'Node attestation failed' "$W/agent.log" || return 1
+	grep -q 'caller_addr=198.51.100.7' "$W/server.log" && die 'a header from elsewhere is believed'
+	return 0
+}
+
+pq_only() {
+	server_conf 'experimental { require_pq_kem = true }' && server_start || return 1
+	agent_conf 'experimental { require_pq_kem = true }'
+	agent_start -joinToken "$(token)" || return 1
+	echo | timeout 10 openssl s_client -connect "127.0.0.1:$SPORT" -groups X25519:P-256 -alpn h2 >"$W/o" 2>&1
+	grep -q 'handshake failure\|no shared\|alert' "$W/o" || die "$(cat "$W/o")"
+}
+
 t 'bootstrapping anew' rebootstrap
 t 'not bootstrapping anew' no_rebootstrap
 t 'an agent that attests only once' only_once
 t 'rate limit' rate_limit
 t 'verifiers without an identity, trust from a Workload API' unauthenticated
+t 'PROXY protocol' proxied
+t 'PROXY protocol, from elsewhere' proxied_from_elsewhere
+t 'require_pq_kem' pq_only
 t 'limit of cached X509-SVIDs' cache_size
 finish

@@ -303,6 +303,66 @@ static void tls_calls(void)
 	CHECK_INT(stats().handshake_failed, 0);
 }
 
+/* What a load balancer says first. A client that is told nothing waits, so a door that gives up
+ * closes. */
+static void proxied(void)
+{
+	static const char *const bad[] = { "PROXY TCP4 nonsense\r\n\x16\x03\x01",
+		"\r\n\r\nQUIT it is not \x16\x03\x01",
+		"PROXY TCP4 198.51.100.7 10.0.0.1 1 2\r\nGET / HTTP/1.1" };
+	int fd;
+
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		fd = h2_connect(target);
+		h2_write(fd, bad[i], strlen(bad[i]));
+		CHECK(h2_closed(fd, 10000));
+		close(fd);
+		SOON(stats().handshake_failed == i + 1);
+	}
+	/* It may come in parts, and counts for the client then. */
+	fd = h2_connect(target);
+	h2_write(fd, "PROXY TCP4 198.51", 17);
+	h2_sleep_ms(50);
+	h2_write(fd, ".100.7 10.0.0.1 1 2\r\n", 21);
+	SOON(stats().open == 1);
+	h2_sleep_ms(50);
+	CHECK_INT(stats().handshake_failed, ARRAY_LEN(bad));
+	close(fd);
+	SOON(stats().open == 0);
+	/* A balancer that says nothing is a client like others. */
+	fd = tls_hello(client_ctx);
+	CHECK(call_on(fd, 1));
+	on_loop(check_agent, NULL);
+	close(fd);
+	SOON(stats().open == 0);
+}
+
+static void not_proxied(void)
+{
+	static const char header[] = "PROXY TCP4 198.51.100.7 10.0.0.1 1 2\r\n";
+	int fd = h2_connect(target);
+
+	h2_write(fd, header, strlen(header));
+	CHECK(h2_closed(fd, 10000));
+	close(fd);
+	SOON(stats().handshake_failed == 1);
+}
+
+static void test_proxied(void)
+{
+	struct door_options o = tls_world();
+	struct network here, there;
+
+	CHECK_OK(network_parse("127.0.0.0/8", &here, &e));
+	CHECK_OK(network_parse("10.0.0.0/8", &there, &e));
+	o.proxies = &here;
+	o.n_proxies = 1;
+	run_with(&o, proxied);
+	o.proxies = &there;
+	run_with(&o, not_proxied);
+	tls_world_end();
+}
+
 static void test_tls_calls(void)
 {
 	struct door_options o = tls_world();
@@ -456,5 +516,6 @@ static void test_loop_free_ends_pumps(void)
 }
 
 TEST_MAIN(TEST(test_dial), TEST(test_dial_timeout), TEST(test_dial_left_behind),
-	TEST(test_tls_calls), TEST(test_tls_strangers), TEST(test_tls_slow_handshake),
-	TEST(test_tls_pending_handshakes), TEST(test_loop_free_ends_pumps))
+	TEST(test_tls_calls), TEST(test_proxied), TEST(test_tls_strangers),
+	TEST(test_tls_slow_handshake), TEST(test_tls_pending_handshakes),
+	TEST(test_loop_free_ends_pumps))
