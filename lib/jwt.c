@@ -130,21 +130,38 @@ int jwt_sign(const struct jwt_claims *c, const char *key_id, const struct x509_s
 
 /* ---- parsing ---- */
 
-static int decode_json(struct bytes part, json_t **ret, struct buf *text, struct err *e)
+static int decode_json(
+	struct bytes part, const char *what, json_t **ret, struct buf *text, struct err *e)
 {
 	json_t *j;
 	int r = base64url_decode(text, part, e);
 
 	if (r)
-		return err_set(e, ERR_INVALID, "unable to parse JWT token");
+		return err_set(
+			e, ERR_INVALID, "unable to parse JWT token: %s is not base64url", what);
 	/* RFC 7519 4: duplicate claim names may be refused. */
 	j = json_loadb((const char *)text->p, text->len, JSON_REJECT_DUPLICATES, NULL);
 	if (!json_is_object(j)) {
 		json_decref(j);
-		return err_set(e, ERR_INVALID, "unable to parse JWT token");
+		return err_set(e, ERR_INVALID, "unable to parse JWT token: %s is not JSON", what);
 	}
 	*ret = j;
 	return 0;
+}
+
+static int wrong_alg(const char *alg, struct err *e)
+{
+	AUTO_BUF struct buf all = BUF_INIT;
+
+	for (size_t i = 0; i < ARRAY_LEN(algs); i++) {
+		buf_str(&all, i ? " \"" : "\"");
+		buf_str(&all, algs[i].name);
+		buf_byte(&all, '"');
+	}
+	return err_set(e, ERR_INVALID,
+		"unable to parse JWT token: unexpected signature algorithm \"%.32s\"; expected "
+		"[%s]",
+		alg, buf_cstr(&all));
 }
 
 static int read_header(const json_t *h, struct jwt *j, struct err *e)
@@ -154,8 +171,7 @@ static int read_header(const json_t *h, struct jwt *j, struct err *e)
 	const json_t *typ = json_object_get(h, "typ");
 
 	if (!alg || !alg_by_name(alg))
-		return err_set(e, ERR_INVALID,
-			"token signature algorithm \"%.32s\" is not supported", alg ? alg : "");
+		return wrong_alg(alg ? alg : "", e);
 	/* JWT-SVID 2.3: "If set, its value MUST be either JWT or JOSE." */
 	if (typ && (!json_is_string(typ) || (strcmp(json_string_value(typ), "JWT") != 0 &&
 						    strcmp(json_string_value(typ), "JOSE") != 0)))
@@ -235,7 +251,7 @@ static int parse_header(struct bytes part, struct jwt *j, struct err *e)
 {
 	AUTO_BUF struct buf text = BUF_INIT;
 	json_t *h = NULL;
-	int r = decode_json(part, &h, &text, e);
+	int r = decode_json(part, "the header", &h, &text, e);
 
 	if (!r)
 		r = read_header(h, j, e);
@@ -247,7 +263,7 @@ static int parse_claims(struct bytes part, struct jwt *j, struct err *e)
 {
 	AUTO_BUF struct buf text = BUF_INIT;
 	json_t *c = NULL;
-	int r = decode_json(part, &c, &text, e);
+	int r = decode_json(part, "the payload", &c, &text, e);
 
 	if (!r)
 		r = read_claims(c, j, e);
@@ -272,7 +288,7 @@ static bool split(struct bytes text, struct bytes part[static 3])
 			return false;
 		part[n] = bytes_of(text.p + i + 1, 0);
 	}
-	return n == 2 && part[0].n && part[1].n && part[2].n;
+	return n == 2;
 }
 
 int jwt_parse(struct bytes text, struct jwt *ret, struct err *e)
@@ -284,12 +300,14 @@ int jwt_parse(struct bytes text, struct jwt *ret, struct err *e)
 	if (text.n > JWT_MAX)
 		return err_set(e, ERR_INVALID, "token is larger than %d bytes", JWT_MAX);
 	if (!split(text, part))
-		return err_set(e, ERR_INVALID, "unable to parse JWT token");
+		return err_set(e, ERR_INVALID,
+			"unable to parse JWT token: compact JWS format must have three parts");
 	r = parse_header(part[0], &j, e);
 	if (!r)
 		r = parse_claims(part[1], &j, e);
 	if (!r && base64url_decode(&j.signature, part[2], e))
-		r = err_set(e, ERR_INVALID, "unable to parse JWT token");
+		r = err_set(e, ERR_INVALID,
+			"unable to parse JWT token: the signature is not base64url");
 	if (r) {
 		jwt_deinit(&j);
 		return r;
@@ -329,7 +347,7 @@ static int verify_signature(const struct jwt *j, const struct bundle *b, struct 
 	k = bundle_find_jwt_key(b, j->kid);
 	if (!k)
 		return err_set(e, ERR_INVALID,
-			"no JWT authority \"%.64s\" found for trust domain \"%s\"", j->kid,
+			"public key \"%.64s\" not found in trust domain \"%s\"", j->kid,
 			b->trust_domain);
 	/* RFC 7515 10.6 (algorithm protection): the algorithm must be one of the key's own. */
 	fits = a->curve == KEY_NONE ? is_rsa(pubkey_type(k->key)) : pubkey_type(k->key) == a->curve;
@@ -342,6 +360,20 @@ static int verify_signature(const struct jwt *j, const struct bundle *b, struct 
 	return 0;
 }
 
+/* Clients match on SPIRE's text, which is this. */
+static int wrong_audience(const struct jwt *j, const char *audience, struct err *e)
+{
+	AUTO_BUF struct buf all = BUF_INIT;
+
+	for (size_t i = 0; i < j->aud.n; i++) {
+		buf_str(&all, i ? " \"" : "\"");
+		buf_str(&all, j->aud.v[i]);
+		buf_byte(&all, '"');
+	}
+	return err_set(e, ERR_INVALID, "expected audience in [\"%.200s\"] (audience=[%.300s])",
+		audience, buf_cstr(&all));
+}
+
 int jwt_verify(const struct jwt *j, const struct bundle *b, const char *audience, struct wall now,
 	struct err *e)
 {
@@ -349,13 +381,13 @@ int jwt_verify(const struct jwt *j, const struct bundle *b, const char *audience
 
 	if (r)
 		return r;
+	if (!strings_has(&j->aud, audience))
+		return wrong_audience(j, audience, e);
 	if (now.sec >= j->exp)
 		return err_set(e, ERR_INVALID, "token has expired");
 	if (j->nbf > now.sec + SKEW_S)
 		return err_set(e, ERR_INVALID, "token is not valid yet");
 	if (j->iat > now.sec + SKEW_S)
 		return err_set(e, ERR_INVALID, "token was issued in the future");
-	if (!strings_has(&j->aud, audience))
-		return err_set(e, ERR_INVALID, "token is not for audience \"%.200s\"", audience);
 	return 0;
 }
