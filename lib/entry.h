@@ -16,8 +16,8 @@ struct selector {
 	char *value;
 };
 
-/* Sorted by (type, value), without duplicates, once selectors_normalize() was called. Owns its
- * strings. */
+/* In the order given, or, once selectors_normalize() was called, sorted by (type, value) and
+ * without duplicates. Owns its strings. */
 struct selectors {
 	struct selector *v;
 	size_t n;
@@ -45,6 +45,7 @@ struct strings strings_dup(const struct strings *s);
 bool strings_has(const struct strings *s, const char *v);
 
 struct entry {
+	int64_t num; /* order of creation; the store's. 0: not known */
 	char *id;
 	char *spiffe_id; /* "spiffe://td/path" */
 	char *parent_id;

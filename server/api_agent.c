@@ -268,13 +268,20 @@ static int filter_parse(
 	if (api_selectors_parse(s, p->selectors->selectors, p->selectors->n_selectors, e))
 		return err_wrap(e, "failed to parse selectors");
 	if (s->n == 0)
-		return err_set(e, ERR_INVALID,
-			"failed to parse selectors: cannot list by empty selectors set");
+		return err_set(e, ERR_INTERNAL, "cannot list by empty selectors set");
+	if ((size_t)p->selectors->match >= ARRAY_LEN(matches))
+		return err_set(
+			e, ERR_INTERNAL, "unhandled match behavior %d", (int)p->selectors->match);
 	f->selectors = s;
-	f->selectors_match = (size_t)p->selectors->match < ARRAY_LEN(matches)
-				     ? matches[p->selectors->match]
-				     : MATCH_EXACT;
+	f->selectors_match = matches[p->selectors->match];
 	return 0;
+}
+
+/* What SPIRE's store finds wrong, not its API, is an internal error. */
+static void list_failed(struct err *e, const char *doing)
+{
+	if (e->code == ERR_INTERNAL)
+		err_wrap(e, "%s", doing);
 }
 
 static bool count_one(void *arg, const struct node *n)
@@ -297,10 +304,12 @@ static void count_agents(struct rpc_call *c, const ProtobufCMessage *req)
 
 	if (r == 0)
 		r = entries_list_nodes(a->entries, &f, "", count_one, &rs.count, &token, &e);
-	if (r)
+	if (r) {
+		list_failed(&e, "failed to count agents");
 		rpc_fail_err(c, &e);
-	else
+	} else {
 		rpc_reply(c, &rs.base);
+	}
 	free(token);
 	selectors_deinit(&s);
 }
@@ -341,6 +350,7 @@ static void list_agents(struct rpc_call *c, const ProtobufCMessage *req)
 		r = entries_list_nodes(a->entries, &f, rq->page_token, list_one, &p, &token, &e);
 	selectors_deinit(&s);
 	if (r) {
+		list_failed(&e, "failed to list agents");
 		rpc_fail_err(c, &e);
 		protobuf_c_message_free_unpacked(&p.rs->base, NULL);
 		return;

@@ -121,6 +121,16 @@ static void append_try(struct append *p)
 		appended(p, 0, "");
 }
 
+/* "unable to parse X.509 authority: " says again what the caller's text begins with. */
+static void drop_beginning(struct err *e)
+{
+	static const char mark[] = " authority: ";
+	const char *p = strstr(e->msg, mark);
+
+	if (p && strncmp(e->msg, "unable to parse ", 16) == 0)
+		memmove(e->msg, p + sizeof(mark) - 1, strlen(p + sizeof(mark) - 1) + 1);
+}
+
 /* Reads authorities as a bundle of the own trust domain that has nothing else. */
 static int read_authorities(const struct api *a, Spire__Api__Types__X509Certificate **certs,
 	size_t n_certs, Spire__Api__Types__JWTKey **keys, size_t n_keys, struct bundle **ret,
@@ -135,6 +145,8 @@ static int read_authorities(const struct api *a, Spire__Api__Types__X509Certific
 	m->jwt_authorities = keys;
 	m->n_jwt_authorities = n_keys;
 	r = bundle_from_proto(m, ret, e);
+	if (r)
+		drop_beginning(e);
 	m->x509_authorities = NULL;
 	m->jwt_authorities = NULL;
 	m->n_x509_authorities = m->n_jwt_authorities = 0;

@@ -155,7 +155,7 @@ static struct bundle *merge(
 		bundle_add_jwt_key(b, k->key_id, k->key, k->expires_at, k->tainted);
 	}
 	b->refresh_hint = mask->refresh_hint ? m->refresh_hint : old->refresh_hint;
-	b->sequence = old->sequence;
+	b->sequence = mask->sequence_number ? m->sequence : old->sequence;
 	return b;
 }
 
@@ -216,7 +216,7 @@ static void item_start(struct batch *b, Spire__Api__Types__Bundle *m)
 	it = xmalloc(sizeof(*it));
 	*it = (struct item){ .b = b, .result = r, .trust_domain = td };
 	b->pending++;
-	store_bundle_put(b->api->store, bundle, 0, item_done, it);
+	store_bundle_put(b->api->store, bundle, STORE_SEQUENCE_GIVEN, item_done, it);
 }
 
 static void batch_start(struct rpc_call *c, enum op op, Spire__Api__Types__Bundle **v, size_t n,

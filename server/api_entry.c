@@ -39,18 +39,24 @@ struct filter_parts {
 	((struct filter_parts){ (m)->by_spiffe_id, (m)->by_parent_id, (m)->by_selectors,           \
 		(m)->by_federates_with, (m)->by_hint, (m)->by_downstream })
 
-/* The wire's enumerations and ours have the same numbers but not the same order of names. */
-static enum match match_of(int wire)
+/* The wire's enumerations have the same numbers. SPIRE calls an unknown one an internal error. */
+static int match_of(enum match *ret, int wire, const char *what, struct err *e)
 {
 	switch (wire) {
+	case SPIRE__API__TYPES__SELECTOR_MATCH__MATCH_BEHAVIOR__MATCH_EXACT:
+		*ret = MATCH_EXACT;
+		return 0;
 	case SPIRE__API__TYPES__SELECTOR_MATCH__MATCH_BEHAVIOR__MATCH_SUBSET:
-		return MATCH_SUBSET;
+		*ret = MATCH_SUBSET;
+		return 0;
 	case SPIRE__API__TYPES__SELECTOR_MATCH__MATCH_BEHAVIOR__MATCH_SUPERSET:
-		return MATCH_SUPERSET;
+		*ret = MATCH_SUPERSET;
+		return 0;
 	case SPIRE__API__TYPES__SELECTOR_MATCH__MATCH_BEHAVIOR__MATCH_ANY:
-		return MATCH_ANY;
+		*ret = MATCH_ANY;
+		return 0;
 	default:
-		return MATCH_EXACT;
+		return err_set(e, ERR_INTERNAL, "unhandled %s match behavior %d", what, wire);
 	}
 }
 
@@ -77,8 +83,7 @@ static int filter_selectors(
 	if (f->selectors.n == 0)
 		return err_set(e, ERR_INVALID, "malformed selectors filter: empty selector set");
 	f->f.selectors = &f->selectors;
-	f->f.selectors_match = match_of((int)m->match);
-	return 0;
+	return match_of(&f->f.selectors_match, (int)m->match, "selectors", e);
 }
 
 static int filter_federates(
@@ -96,8 +101,7 @@ static int filter_federates(
 		return err_set(
 			e, ERR_INVALID, "malformed federates with filter: empty trust domain set");
 	f->f.federates_with = &f->federates_with;
-	f->f.federates_match = match_of((int)m->match);
-	return 0;
+	return match_of(&f->f.federates_match, (int)m->match, "federates with", e);
 }
 
 static int filter_parse(
@@ -111,8 +115,8 @@ static int filter_parse(
 		r = filter_federates(f, p->by_federates_with, e);
 	if (p->by_hint && p->by_hint->value[0]) /* an empty hint is no filter */
 		f->f.hint = p->by_hint->value;
-	if (p->by_downstream)
-		f->f.downstream = p->by_downstream->value;
+	if (p->by_downstream && p->by_downstream->value) /* false is no filter */
+		f->f.downstream = 1;
 	return r;
 }
 
@@ -136,6 +140,13 @@ static bool count_one(void *arg, const struct entry *en)
 	return true;
 }
 
+/* What SPIRE's store finds wrong, not its API, is an internal error. */
+static void list_failed(struct err *e, const char *doing)
+{
+	if (e->code == ERR_INTERNAL)
+		err_wrap(e, "%s", doing);
+}
+
 static void count_entries(struct rpc_call *c, const ProtobufCMessage *req)
 {
 	const V1(CountEntriesRequest) *rq = (const void *)req;
@@ -152,10 +163,12 @@ static void count_entries(struct rpc_call *c, const ProtobufCMessage *req)
 		rs.count = (int32_t)entries_count(a->entries);
 	else if (r == 0)
 		r = entries_list(a->entries, &f.f, "", count_one, &rs.count, &token, &e);
-	if (r)
+	if (r) {
+		list_failed(&e, "failed to count entries");
 		rpc_fail_err(c, &e);
-	else
+	} else {
 		rpc_reply(c, &rs.base);
+	}
 	free(token);
 	filter_deinit(&f);
 }
@@ -198,6 +211,7 @@ static void list_entries(struct rpc_call *c, const ProtobufCMessage *req)
 		r = entries_list(a->entries, &f.f, rq->page_token, list_one, &p, &token, &e);
 	filter_deinit(&f);
 	if (r) {
+		list_failed(&e, "failed to list entries");
 		rpc_fail_err(c, &e);
 		protobuf_c_message_free_unpacked(&p.rs->base, NULL);
 		return;
@@ -305,13 +319,12 @@ static void created(void *arg, struct store_result *r, size_t n)
 
 	for (size_t i = 0; i < n; i++) {
 		V1(BatchCreateEntryResponse__Result) *m = rs->results[b->index[i]];
-		bool similar = r[i].code == ERR_EXISTS && r[i].entry.id;
 
-		if (r[i].code == 0 || similar)
+		if (r[i].code == 0 || r[i].similar)
 			m->entry = pb_entry(&r[i].entry, b->output_mask);
 		if (r[i].code == 0)
 			m->status = pb_ok();
-		else if (similar)
+		else if (r[i].similar)
 			m->status = pb_status(ERR_EXISTS, "similar entry already exists");
 		else
 			m->status =

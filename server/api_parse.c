@@ -90,7 +90,6 @@ int api_selectors_parse(
 		}
 		selectors_add(&s, v[i]->type, v[i]->value);
 	}
-	selectors_normalize(&s);
 	*ret = s;
 	return 0;
 }

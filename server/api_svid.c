@@ -488,11 +488,25 @@ static void jwt_done(void *arg)
 	jwt_job_free(j);
 }
 
+static bool all_empty(char *const *v, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (v[i][0])
+			return false;
+	return true;
+}
+
 /* Takes over j, whose id and TTL are set. */
 static void jwt_start(struct jwt_job *j, char *const *aud, size_t n)
 {
 	if (n == 0) {
 		rpc_fail(j->c, ERR_INVALID, "at least one audience is required");
+		jwt_job_free(j);
+		return;
+	}
+	if (all_empty(aud, n)) { /* not what one would expect, but SPIRE's code and text */
+		rpc_fail(j->c, ERR_INTERNAL,
+			"failed to sign JWT-SVID: invalid JWT-SVID audience: cannot be empty");
 		jwt_job_free(j);
 		return;
 	}

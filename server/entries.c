@@ -321,6 +321,7 @@ static void scratch_room(struct scratch *s, size_t n_sel, size_t n_text)
 static void view_fields(const struct entries *x, const struct rec *r, struct entry *ret)
 {
 	*ret = (struct entry){
+		.num = r->num,
 		.id = rec_id(r),
 		.spiffe_id = intern_text(&x->ids, r->spiffe),
 		.parent_id = intern_text(&x->ids, r->parent),
@@ -479,9 +480,19 @@ static void rec_unlink(struct entries *x, uint32_t num)
 	id_of(x, r->parent)->n_child--;
 }
 
-static const char *key_of_rec(const struct entries *x, uint32_t num)
+static int64_t key_of_rec(const struct entries *x, uint32_t num)
 {
-	return rec_id(x->recs[num]);
+	return x->recs[num]->num;
+}
+
+/* An object's place in the order of creation, which it keeps. */
+static int64_t number(int64_t *last, int64_t known)
+{
+	if (!known)
+		known = *last + 1;
+	if (known > *last)
+		*last = known;
+	return known;
 }
 
 void entries_put(struct entries *x, const struct entry *en)
@@ -490,6 +501,7 @@ void entries_put(struct entries *x, const struct entry *en)
 	struct rec *old = num ? x->recs[num] : NULL;
 	struct rec *r = rec_new(x, en);
 
+	r->num = number(&x->last_num, old ? old->num : en->num);
 	if (old) {
 		watch_touch(x, old);
 		rec_unlink(x, num);
@@ -601,9 +613,9 @@ static void noderec_release(struct entries *x, struct noderec *n)
 	noderec_free(n);
 }
 
-static const char *key_of_node(const struct entries *x, uint32_t num)
+static int64_t key_of_node(const struct entries *x, uint32_t num)
 {
-	return intern_text(&x->ids, x->nodes[num]->id);
+	return x->nodes[num]->num;
 }
 
 static bool same_numbers(const struct noderec *a, const struct noderec *b)
@@ -622,10 +634,12 @@ void entries_put_node(struct entries *x, const struct node *src)
 	if (num) {
 		struct noderec *old = x->nodes[num];
 
+		n->num = old->num;
 		changed = !same_numbers(old, n);
 		x->nodes[num] = n;
 		noderec_release(x, old);
 	} else {
+		n->num = number(&x->last_node_num, src->num);
 		num = node_number(x);
 		x->nodes[num] = n;
 		id_of(x, n->id)->node = num;
@@ -669,6 +683,7 @@ void entries_remove_node(struct entries *x, const char *spiffe_id)
 static void node_fields(const struct entries *x, const struct noderec *n, struct node *ret)
 {
 	*ret = (struct node){
+		.num = n->num,
 		.spiffe_id = intern_text(&x->ids, n->id),
 		.attestation_type = n->type,
 		.serial = n->serial,

@@ -81,8 +81,8 @@ void entries_watch_take(
 	struct entries_watch *w, uint64_t since, bool have_since, struct entries_delta *ret);
 void entries_delta_deinit(struct entries_delta *d);
 
-/* Lists, sorted by id with the token being the last id given ("" at the start); all filters must
- * hold. */
+/* Lists, in the order of creation with the token being the number of the last one given ("" at the
+ * start; ERR_INTERNAL, as in SPIRE, when it is none); all filters must hold. */
 enum match { MATCH_EXACT, MATCH_SUBSET, MATCH_SUPERSET, MATCH_ANY };
 struct entries_filter {
 	const char *spiffe_id, *parent_id, *hint; /* NULL: any */

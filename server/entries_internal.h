@@ -66,7 +66,7 @@ struct sorted {
 	size_t n, cap;
 	bool valid; /* false: to be built anew at the next use */
 };
-typedef const char *sorted_key(const struct entries *x, uint32_t num);
+typedef int64_t sorted_key(const struct entries *x, uint32_t num);
 void sorted_deinit(struct sorted *s);
 void sorted_add(struct sorted *s, const struct entries *x, sorted_key *key, uint32_t num);
 void sorted_del(struct sorted *s, const struct entries *x, sorted_key *key, uint32_t num);
@@ -115,13 +115,15 @@ struct rec {
 	uint32_t same_next, same_prev; /* among those of the same SPIFFE ID */
 	uint32_t version;              /* another with every change of the record */
 	uint32_t posted;               /* of an alias: the selector that it is posted under */
+	int64_t num;                   /* order of creation */
 	int64_t revision, created_at, expires_at;
 	int32_t x509_ttl, jwt_ttl;
 	uint32_t n_sel, n_fed, n_dns, flags;
-	uint32_t sel[]; /* in the order of their text; then: id, hint, federates_with, dns_names */
+	uint32_t sel[]; /* in the order given; then: id, hint, federates_with, dns_names */
 };
 
 struct noderec {
+	int64_t num; /* order of creation */
 	uint32_t id;
 	uint32_t n_sel;
 	bool can_reattest;
@@ -194,11 +196,13 @@ struct entries {
 	struct table by_id;
 	uint32_t n_live;
 	uint32_t version;
+	int64_t last_num; /* the greatest so far */
 	struct sorted sorted;
 
 	struct noderec **nodes;
 	uint32_t n_node_slots, cap_nodes, free_node;
 	uint32_t n_nodes;
+	int64_t last_node_num;
 	struct sorted sorted_nodes;
 
 	struct hook *hooks;

@@ -1,4 +1,5 @@
-/* Lists in the order of ids, page by page. */
+/* Lists in the order of creation, page by page. */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,9 +39,9 @@ static void chunk_insert(struct sorted *s, size_t at)
 	s->n++;
 }
 
-/* The first number whose key is not before `text` (or, with after, is behind it). */
+/* The first number whose key is not before `wanted` (or, with after, is behind it). */
 static struct place seek(const struct sorted *s, const struct entries *x, sorted_key *key,
-	const char *text, bool after)
+	int64_t wanted, bool after)
 {
 	struct place p = { .chunk = 0 };
 	size_t lo = 0;
@@ -48,12 +49,12 @@ static struct place seek(const struct sorted *s, const struct entries *x, sorted
 	uint32_t a = 0;
 	uint32_t b;
 
-	while (lo < hi) { /* the first chunk whose last key is not before text */
+	while (lo < hi) { /* the first chunk whose last key is not before it */
 		size_t mid = lo + (hi - lo) / 2;
 		const struct sorted_chunk *c = s->v[mid];
-		int order = strcmp(key(x, c->v[c->n - 1]), text);
+		int64_t k = key(x, c->v[c->n - 1]);
 
-		if (order < 0 || (after && order == 0))
+		if (k < wanted || (after && k == wanted))
 			lo = mid + 1;
 		else
 			hi = mid;
@@ -63,9 +64,9 @@ static struct place seek(const struct sorted *s, const struct entries *x, sorted
 		return p;
 	for (b = s->v[lo]->n; a < b;) {
 		uint32_t mid = a + (b - a) / 2;
-		int order = strcmp(key(x, s->v[lo]->v[mid]), text);
+		int64_t k = key(x, s->v[lo]->v[mid]);
 
-		if (order < 0 || (after && order == 0))
+		if (k < wanted || (after && k == wanted))
 			a = mid + 1;
 		else
 			b = mid;
@@ -131,8 +132,7 @@ void sorted_del(struct sorted *s, const struct entries *x, sorted_key *key, uint
 /* ---- building them at the first list, from all there is ---- */
 
 struct item {
-	uint64_t begins; /* the key's first eight bytes as a number: decides nearly always */
-	const char *key;
+	int64_t key;
 	uint32_t num;
 };
 
@@ -141,19 +141,7 @@ static int compare_items(const void *a, const void *b)
 	const struct item *p = a;
 	const struct item *q = b;
 
-	if (p->begins != q->begins)
-		return p->begins < q->begins ? -1 : 1;
-	return strcmp(p->key, q->key);
-}
-
-static struct item item_of(const char *key, uint32_t num)
-{
-	struct item it = { .key = key, .num = num };
-	size_t n = strlen(key);
-
-	for (size_t i = 0; i < sizeof(it.begins); i++)
-		it.begins = it.begins << 8 | (i < n ? (uint8_t)key[i] : 0);
-	return it;
+	return p->key < q->key ? -1 : p->key > q->key;
 }
 
 static void sorted_build(struct sorted *s, struct item *v, size_t n)
@@ -168,14 +156,14 @@ static void sorted_build(struct sorted *s, struct item *v, size_t n)
 	s->valid = true;
 }
 
-static const char *key_of_rec(const struct entries *x, uint32_t num)
+static int64_t key_of_rec(const struct entries *x, uint32_t num)
 {
-	return rec_id(x->recs[num]);
+	return x->recs[num]->num;
 }
 
-static const char *key_of_node(const struct entries *x, uint32_t num)
+static int64_t key_of_node(const struct entries *x, uint32_t num)
 {
-	return intern_text(&x->ids, x->nodes[num]->id);
+	return x->nodes[num]->num;
 }
 
 static const struct sorted *sorted_recs(const struct entries *cx)
@@ -189,7 +177,7 @@ static const struct sorted *sorted_recs(const struct entries *cx)
 	v = xreallocarray(NULL, (size_t)x->n_live + 1, sizeof(v[0]));
 	for (uint32_t i = 1; i < x->n_recs; i++)
 		if (!((uintptr_t)x->recs[i] & 1) && !(x->recs[i]->flags & REC_DEAD))
-			v[n++] = item_of(key_of_rec(x, i), i);
+			v[n++] = (struct item){ .key = key_of_rec(x, i), .num = i };
 	INVARIANT(n == x->n_live);
 	sorted_build(&x->sorted, v, n);
 	free(v);
@@ -207,7 +195,7 @@ static const struct sorted *sorted_nodes(const struct entries *cx)
 	v = xreallocarray(NULL, (size_t)x->n_nodes + 1, sizeof(v[0]));
 	for (uint32_t i = 1; i < x->n_node_slots; i++)
 		if (!((uintptr_t)x->nodes[i] & 1))
-			v[n++] = item_of(key_of_node(x, i), i);
+			v[n++] = (struct item){ .key = key_of_node(x, i), .num = i };
 	sorted_build(&x->sorted_nodes, v, n);
 	free(v);
 	return &x->sorted_nodes;
@@ -221,8 +209,8 @@ static bool match(enum match how, size_t a, size_t b, size_t common)
 	switch (how) {
 	case MATCH_EXACT:
 		return common == a && common == b;
-	case MATCH_SUBSET:
-		return common == a;
+	case MATCH_SUBSET: /* of nothing is none: what has nothing does not match */
+		return common == a && common > 0;
 	case MATCH_SUPERSET:
 		return common == b;
 	case MATCH_ANY:
@@ -359,29 +347,47 @@ static void page_rec(struct pager *p, const struct wanted *w, uint32_t num)
 }
 
 static void list_gathered(
-	struct pager *p, const struct wanted *w, const struct numbers *found, const char *token)
+	struct pager *p, const struct wanted *w, const struct numbers *found, int64_t after)
 {
 	struct item *v = xreallocarray(NULL, found->n, sizeof(v[0]));
 
 	for (size_t i = 0; i < found->n; i++)
-		v[i] = item_of(key_of_rec(w->x, found->v[i]), found->v[i]);
+		v[i] = (struct item){ .key = key_of_rec(w->x, found->v[i]), .num = found->v[i] };
 	qsort(v, found->n, sizeof(v[0]), compare_items);
 	for (size_t i = 0; i < found->n && !p->full; i++)
-		if (strcmp(v[i].key, token) > 0)
+		if (v[i].key > after)
 			page_rec(p, w, v[i].num);
 	free(v);
 }
 
-static void list_all(struct pager *p, const struct wanted *w, const char *token)
+static void list_all(struct pager *p, const struct wanted *w, int64_t after)
 {
 	const struct sorted *s = sorted_recs(w->x);
-	struct place at = { .chunk = 0 };
+	struct place at = seek(s, w->x, key_of_rec, after, true);
 
-	if (token[0])
-		at = seek(s, w->x, key_of_rec, token, true);
 	for (; at.chunk < s->n && !p->full; at.chunk++, at.i = 0)
 		for (; at.i < s->v[at.chunk]->n && !p->full; at.i++)
 			page_rec(p, w, s->v[at.chunk]->v[at.i]);
+}
+
+static int parse_token(const char *token, int64_t *ret, struct err *e)
+{
+	char *end;
+	long long v;
+
+	*ret = 0;
+	if (!token || !token[0])
+		return 0;
+	v = strtoll(token, &end, 10);
+	if (*end || token[0] < '0' || token[0] > '9') /* a number too large is behind all */
+		return err_set(e, ERR_INTERNAL, "could not parse token '%.100s'", token);
+	*ret = v;
+	return 0;
+}
+
+static char *token_of(int64_t num)
+{
+	return xasprintf("%" PRId64, num);
 }
 
 int entries_list(const struct entries *x, const struct entries_filter *f, const char *token,
@@ -390,9 +396,10 @@ int entries_list(const struct entries *x, const struct entries_filter *f, const 
 	struct wanted w = { .x = x, .f = f };
 	struct pager p = { .fn = fn, .arg = arg };
 	struct numbers found = { .n = 0 };
-	const char *from = token ? token : "";
+	int64_t from;
 
-	(void)e;
+	if (parse_token(token, &from, e))
+		return e->code;
 	if (want_id(x, f->spiffe_id, &w.spiffe) && want_id(x, f->parent_id, &w.parent)) {
 		if (f->selectors)
 			want_selectors(&w, f->selectors);
@@ -403,7 +410,7 @@ int entries_list(const struct entries *x, const struct entries_filter *f, const 
 	}
 	*ret_token = NULL;
 	if (p.full)
-		*ret_token = xstrdup(p.last ? key_of_rec(x, p.last) : from);
+		*ret_token = token_of(p.last ? key_of_rec(x, p.last) : from);
 	free(w.sel);
 	numbers_deinit(&found);
 	scratch_deinit(&p.room);
@@ -434,15 +441,15 @@ int entries_list_nodes(const struct entries *x, const struct nodes_filter *f, co
 	const struct sorted *s = sorted_nodes(x);
 	struct wanted w = { .x = x, .nf = f };
 	struct scratch room = { .sel_cap = 0 };
-	struct place at = { .chunk = 0 };
-	const char *last = token ? token : "";
+	struct place at;
+	int64_t last;
 	bool full = false;
 
-	(void)e;
+	if (parse_token(token, &last, e))
+		return e->code;
 	if (f->selectors)
 		want_selectors(&w, f->selectors);
-	if (last[0])
-		at = seek(s, x, key_of_node, last, true);
+	at = seek(s, x, key_of_node, last, true);
 	for (; at.chunk < s->n && !full; at.chunk++, at.i = 0)
 		for (; at.i < s->v[at.chunk]->n && !full; at.i++) {
 			const struct noderec *n = x->nodes[s->v[at.chunk]->v[at.i]];
@@ -452,11 +459,11 @@ int entries_list_nodes(const struct entries *x, const struct nodes_filter *f, co
 				continue;
 			node_view(x, n, &room, &view);
 			if (fn(arg, &view))
-				last = view.spiffe_id;
+				last = n->num;
 			else
 				full = true;
 		}
-	*ret_token = full ? xstrdup(last) : NULL;
+	*ret_token = full ? token_of(last) : NULL;
 	free(w.sel);
 	scratch_deinit(&room);
 	return 0;

@@ -218,7 +218,7 @@ static void parsed(void *arg)
 	if (now && bundle_equal_content(now, x->bundle) && x->bundle->sequence <= now->sequence)
 		fetch_end(x, false);
 	else
-		store_bundle_put(x->api->store, x->bundle, 0, stored, x);
+		store_bundle_put(x->api->store, x->bundle, STORE_SEQUENCE_GIVEN, stored, x);
 }
 
 static void answered(void *arg, int status, struct bytes body, const struct err *e)

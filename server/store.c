@@ -264,10 +264,8 @@ static struct op *op_entries(struct store *s, enum op_kind kind, const struct en
 	o->results = xcalloc(n, sizeof(o->results[0]));
 	o->n = n;
 	o->done_results = done;
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; i < n; i++)
 		o->results[i].entry = entry_dup(&v[i]);
-		selectors_normalize(&o->results[i].entry.selectors);
-	}
 	return o;
 }
 
@@ -372,7 +370,6 @@ void store_token_create(struct store *s, const struct join_token *t, const struc
 	o->token = (struct join_token){ .token = xstrdup(t->token), .expires_at = t->expires_at };
 	if (alias && alias->spiffe_id) {
 		o->alias = entry_dup(alias);
-		selectors_normalize(&o->alias.selectors);
 		o->have_alias = true;
 	}
 	op_submit(o);
@@ -420,6 +417,7 @@ static struct op *op_relationship(struct store *s, enum op_kind kind, const stru
 
 	o->relationship = relationship_dup(r);
 	o->bundle = b ? bundle_ref(b) : NULL;
+	o->expect_sequence = STORE_SEQUENCE_GIVEN;
 	return o;
 }
 

@@ -15,6 +15,7 @@
 #include "lib/loop.h"
 
 struct node {
+	int64_t num; /* order of creation; the store's. 0: not known */
 	char *spiffe_id;
 	char *attestation_type;
 	char *serial; /* decimal; "" when banned */
@@ -85,19 +86,20 @@ uint64_t store_change(const struct store *s); /* number of the last applied chan
 struct store_result {
 	int code;
 	char *message;      /* "" when code is 0 */
-	struct entry entry; /* as stored (create, update), the existing one on ERR_EXISTS, the
-			       deleted one */
+	bool similar;       /* refused as one like it exists, which is then the entry here */
+	struct entry entry; /* as stored (create, update), the existing one, the deleted one */
 };
 
 /* create: the id "" (or NULL) gets a UUID; ERR_EXISTS "similar entry already exists" (same
- * spiffe_id, parent, selectors: entry is the existing one) or id taken. federates_with naming an
- * unknown bundle is ERR_INTERNAL (the own trust domain's is known, as it is stored too); a stored
- * SVID whose selectors are of several types is ERR_INVALID. created_at and revision_number are set
- * here. */
+ * spiffe_id, parent, selectors in any order: entry is the existing one), or the id is taken, or a
+ * selector or DNS name is given twice. Selectors and names keep the order given. federates_with
+ * naming an unknown bundle is ERR_INTERNAL (the own trust domain's is known, as it is stored too);
+ * a stored SVID whose selectors are of several types is ERR_INVALID. created_at and revision_number
+ * are set here. */
 void store_entries_create(struct store *s, struct entry *v, size_t n,
 	void (*done)(void *arg, struct store_result *r, size_t n), void *arg);
 /* update: mask bits say which fields of v[i] are taken; revision_number + 1. ERR_NOT_FOUND;
- * ERR_EXISTS when it would become similar to another; and as create. */
+ * and as create, but that it may become similar to another: so two can change places. */
 enum entry_mask {
 	ENTRY_SPIFFE_ID = 1 << 0,
 	ENTRY_PARENT_ID = 1 << 1,
@@ -153,7 +155,9 @@ void store_token_take(struct store *s, const char *token, int64_t now, store_don
 void store_tokens_prune(struct store *s, int64_t now, store_done *done, void *arg);
 
 /* Bundle: whole replacement under the expected sequence (0: whatever); its sequence becomes the old
- * + 1, or with 0 its own when that is greater. ERR_ABORTED when the sequence moved. */
+ * + 1, or with 0 its own when that is greater, or with STORE_SEQUENCE_GIVEN its own (that of
+ * another trust domain counts there, not here). ERR_ABORTED when the sequence moved. */
+#define STORE_SEQUENCE_GIVEN UINT64_MAX
 void store_bundle_put(
 	struct store *s, struct bundle *b, uint64_t expect_sequence, store_done *done, void *arg);
 /* What becomes of the entries that federate with it. ERR_NOT_FOUND; ERR_PRECONDITION when there are

@@ -10,7 +10,7 @@
 #include "server/store.h"
 
 enum {
-	STORE_SCHEMA = 2,                  /* version of schema/ */
+	STORE_SCHEMA = 3,                  /* version of schema/ */
 	STORE_CHANGES_KEPT = 100000,       /* rows of the change log */
 	STORE_CHANGES_SLACK = 10000,       /* so many more before they are trimmed */
 	STORE_TRIM_STEP = 5000,            /* rows that one background step deletes */
@@ -121,7 +121,10 @@ void op_fail(struct op *o, int code, const char *msg);
 /* The fields of an entry that are not columns, as spire.api.types.Entry. */
 void entry_pack(const struct entry *en, struct buf *ret);
 void selectors_pack(const struct selectors *s, struct buf *ret);
-void entry_identity(const struct entry *en, struct buf *scratch, uint8_t ret[STORE_IDENTITY]);
+/* salt: "" or, for an entry that may be similar to another, what makes it differ. */
+void entry_identity(
+	const struct entry *en, const char *salt, struct buf *scratch, uint8_t ret[STORE_IDENTITY]);
+bool selectors_repeat(const struct selectors *s); /* is one in it twice? */
 /* A UUID, version 4 (RFC 9562 5.4). */
 void entry_new_id(char ret[37]);
 

@@ -99,14 +99,50 @@ void entry_pack(const struct entry *en, struct buf *ret)
 	}
 }
 
-void entry_identity(const struct entry *en, struct buf *scratch, uint8_t ret[STORE_IDENTITY])
+static int compare_selectors(const void *a, const void *b)
+{
+	return selector_compare(a, b);
+}
+
+/* The same strings in the order of their text; the caller frees v alone. */
+static struct selectors sorted(const struct selectors *s)
+{
+	struct selectors d = { .n = s->n };
+
+	d.v = xreallocarray(NULL, s->n, sizeof(d.v[0]));
+	if (s->n)
+		memcpy(d.v, s->v, s->n * sizeof(d.v[0]));
+	if (s->n > 1)
+		qsort(d.v, d.n, sizeof(d.v[0]), compare_selectors);
+	return d;
+}
+
+bool selectors_repeat(const struct selectors *s)
+{
+	struct selectors d;
+	bool again = false;
+
+	if (s->n < 2)
+		return false;
+	d = sorted(s);
+	for (size_t i = 1; i < d.n && !again; i++)
+		again = selector_compare(&d.v[i - 1], &d.v[i]) == 0;
+	free(d.v);
+	return again;
+}
+
+void entry_identity(
+	const struct entry *en, const char *salt, struct buf *scratch, uint8_t ret[STORE_IDENTITY])
 {
 	uint8_t sum[HASH_MAX];
+	struct selectors sel = sorted(&en->selectors);
 
 	buf_reset(scratch);
 	buf_append(scratch, en->spiffe_id, strlen(en->spiffe_id) + 1);
 	buf_append(scratch, en->parent_id, strlen(en->parent_id) + 1);
-	selectors_pack(&en->selectors, scratch);
+	selectors_pack(&sel, scratch);
+	free(sel.v);
+	buf_append(scratch, salt, strlen(salt));
 	hash_of(HASH_SHA256, buf_view(scratch), sum);
 	memcpy(ret, sum, STORE_IDENTITY);
 }

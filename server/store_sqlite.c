@@ -16,6 +16,8 @@ extern const char schema_1_begin[] __asm__("_binary_server_schema_001_sql_start"
 extern const char schema_1_end[] __asm__("_binary_server_schema_001_sql_end");
 extern const char schema_2_begin[] __asm__("_binary_server_schema_002_sql_start");
 extern const char schema_2_end[] __asm__("_binary_server_schema_002_sql_end");
+extern const char schema_3_begin[] __asm__("_binary_server_schema_003_sql_start");
+extern const char schema_3_end[] __asm__("_binary_server_schema_003_sql_end");
 
 /* What makes version n + 1 of version n. */
 static const struct {
@@ -23,13 +25,14 @@ static const struct {
 } migrations[STORE_SCHEMA] = {
 	{ schema_1_begin, schema_1_end },
 	{ schema_2_begin, schema_2_end },
+	{ schema_3_begin, schema_3_end },
 };
 
 #define ENTRY_COLUMNS                                                                              \
 	"SELECT num, id, spiffe_id, parent_id, revision, created_at, expires_at, data FROM entry "
 #define NODE_COLUMNS                                                                               \
 	"SELECT spiffe_id, attestation_type, serial, expires_at, new_serial, new_expires_at, "     \
-	"can_reattest, agent_version, selectors FROM node "
+	"can_reattest, agent_version, selectors, num FROM node "
 
 #define RELATIONSHIP_COLUMNS "SELECT num, trust_domain, url, endpoint_id FROM relationship "
 
@@ -68,8 +71,10 @@ static const char *const texts[SQL_COUNT] = {
 	[SQL_BUNDLE_ALL] = "SELECT trust_domain, sequence, data FROM bundle ORDER BY num",
 	[SQL_NODE_PUT] =
 		"INSERT INTO node (spiffe_id, attestation_type, serial, expires_at, new_serial, "
-		"new_expires_at, can_reattest, agent_version, selectors) "
-		"VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (spiffe_id) DO UPDATE SET "
+		"new_expires_at, can_reattest, agent_version, selectors, num) "
+		"VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, "
+		"(SELECT coalesce(max(num), 0) + 1 FROM node)) ON CONFLICT (spiffe_id) DO UPDATE "
+		"SET "
 		"attestation_type = excluded.attestation_type, serial = excluded.serial, "
 		"expires_at = excluded.expires_at, new_serial = excluded.new_serial, "
 		"new_expires_at = excluded.new_expires_at, can_reattest = excluded.can_reattest, "
@@ -79,7 +84,8 @@ static const char *const texts[SQL_COUNT] = {
 	[SQL_NODE_EXPIRED] = "SELECT spiffe_id FROM node WHERE expires_at < ? AND (serial <> '' OR "
 			     "new_serial <> '') "
 			     "AND (can_reattest <> 0 OR ? <> 0) LIMIT ?",
-	[SQL_NODE_ALL] = NODE_COLUMNS,
+	[SQL_NODE_NUM] = "SELECT num FROM node WHERE spiffe_id = ?",
+	[SQL_NODE_ALL] = NODE_COLUMNS "ORDER BY num",
 	[SQL_TOKEN_INSERT] = "INSERT INTO join_token (token, expires_at) VALUES (?, ?)",
 	[SQL_TOKEN_GET] = "SELECT expires_at FROM join_token WHERE token = ?",
 	[SQL_TOKEN_DELETE] = "DELETE FROM join_token WHERE token = ?",

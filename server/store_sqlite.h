@@ -35,6 +35,7 @@ enum sql { /* prepared at first use, kept; the texts are in store_sqlite.c */
 	SQL_BUNDLE_ALL,
 	SQL_NODE_PUT,
 	SQL_NODE_GET,
+	SQL_NODE_NUM,
 	SQL_NODE_DELETE,
 	SQL_NODE_EXPIRED,
 	SQL_NODE_ALL,
@@ -108,8 +109,9 @@ int db_bundle_put(struct db *d, struct op *o, struct err *e) MUST_USE;
 int db_entry_create(struct db *d, struct op *o, struct entry *en, bool is_result,
 	struct err *refusal, struct err *e) MUST_USE;
 /* The row alone, with the entry's own id, revision number and times. On refusal the entry becomes
- * the one that is there. */
-int db_entry_insert(struct db *d, struct entry *en, struct err *refusal, struct err *e) MUST_USE;
+ * the one that is there if they are similar. */
+int db_entry_insert(struct db *d, struct entry *en, bool is_result, struct err *refusal,
+	struct err *e) MUST_USE;
 /* The rows alone (store_sqlite_other.c). */
 int db_node_insert(struct db *d, const struct node *n, struct err *e) MUST_USE;
 int db_bundle_insert(struct db *d, const struct bundle *b, struct err *e) MUST_USE;

@@ -23,6 +23,7 @@ int db_entry_row(struct db *d, sqlite3_stmt *st, struct entry *ret, int64_t *ret
 			e, "datastore: %s is damaged: entry %s", d->path, db_column_text(st, 1));
 	*ret = d->row.en;
 	*ret_num = sqlite3_column_int64(st, 0);
+	ret->num = *ret_num;
 	ret->id = borrow(db_column_text(st, 1));
 	ret->spiffe_id = borrow(db_column_text(st, 2));
 	ret->parent_id = borrow(db_column_text(st, 3));
@@ -120,6 +121,17 @@ static int check_entry(struct db *d, struct entry *en, struct err *refusal, stru
 				"store SVID is enabled");
 			return 0;
 		}
+	if (selectors_repeat(&en->selectors)) {
+		(void)err_set(refusal, ERR_EXISTS, "a selector is given twice");
+		return 0;
+	}
+	for (size_t i = 0; i < en->dns_names.n; i++)
+		for (size_t j = 0; j < i; j++)
+			if (strcmp(en->dns_names.v[i], en->dns_names.v[j]) == 0) {
+				(void)err_set(refusal, ERR_EXISTS,
+					"DNS name \"%.255s\" is given twice", en->dns_names.v[i]);
+				return 0;
+			}
 	drop_repeated(&en->federates_with);
 	return check_federates(d, &en->federates_with, refusal, e);
 }
@@ -151,7 +163,7 @@ static int note_entry(struct db *d, struct op *o, struct entry *en, bool is_resu
 /* ---- create ---- */
 
 static int find_similar(struct db *d, struct entry *en, const struct bytes *identity,
-	struct err *refusal, struct err *e)
+	bool is_result, struct err *refusal, struct err *e)
 {
 	sqlite3_stmt *st = db_statement(d, SQL_ENTRY_BY_IDENTITY);
 	struct entry other;
@@ -164,19 +176,16 @@ static int find_similar(struct db *d, struct entry *en, const struct bytes *iden
 	r = read_one(d, st, &other, &num, e);
 	if (r)
 		return r;
-	if (num) {
-		(void)err_set(refusal, ERR_EXISTS, "similar entry already exists");
-	} else {
-		r = read_by_id(d, en->id, &other, &num, e);
-		if (r || !num)
-			return r ? r
-				 : err_set(e, ERR_INTERNAL, "datastore: %s contradicts itself",
-					   d->path);
+	if (!num) {
 		(void)err_set(
 			refusal, ERR_EXISTS, "entry with ID \"%.255s\" already exists", en->id);
+		return 0;
 	}
+	(void)err_set(refusal, ERR_EXISTS, "similar entry already exists");
 	entry_deinit(en);
 	*en = other;
+	if (is_result)
+		container_of(en, struct store_result, entry)->similar = true;
 	return 0;
 }
 
@@ -195,7 +204,8 @@ static void complete(struct entry *en)
 	en->revision_number = 0;
 }
 
-int db_entry_insert(struct db *d, struct entry *en, struct err *refusal, struct err *e)
+int db_entry_insert(
+	struct db *d, struct entry *en, bool is_result, struct err *refusal, struct err *e)
 {
 	uint8_t identity[STORE_IDENTITY] = { 0 };
 	struct bytes key = bytes_of(identity, sizeof(identity));
@@ -204,7 +214,7 @@ int db_entry_insert(struct db *d, struct entry *en, struct err *refusal, struct 
 
 	if (r || refusal->code)
 		return r;
-	entry_identity(en, &d->scratch, identity);
+	entry_identity(en, "", &d->scratch, identity);
 	buf_reset(&d->packed);
 	entry_pack(en, &d->packed);
 	data = buf_view(&d->packed);
@@ -212,9 +222,11 @@ int db_entry_insert(struct db *d, struct entry *en, struct err *refusal, struct 
 		en->revision_number, en->created_at, en->expires_at, (int64_t)is_token_alias(en),
 		&data);
 	if (r && db_is_duplicate(d))
-		return find_similar(d, en, &key, refusal, e);
+		return find_similar(d, en, &key, is_result, refusal, e);
+	if (!r)
+		en->num = sqlite3_last_insert_rowid(d->h);
 	if (!r && en->federates_with.n)
-		r = write_federated(d, en, sqlite3_last_insert_rowid(d->h), e);
+		r = write_federated(d, en, en->num, e);
 	return r;
 }
 
@@ -224,7 +236,7 @@ int db_entry_create(struct db *d, struct op *o, struct entry *en, bool is_result
 	int r;
 
 	complete(en);
-	r = db_entry_insert(d, en, refusal, e);
+	r = db_entry_insert(d, en, is_result, refusal, e);
 	return r || refusal->code ? r : note_entry(d, o, en, is_result, e);
 }
 
@@ -287,19 +299,28 @@ static void merge(struct entry *to, struct entry *in, unsigned mask)
 		to->hint = xstrdup("");
 }
 
-/* Writes the row of an entry that is there. A duplicate is left to the caller. */
-static int write_row(struct db *d, const struct entry *en, int64_t num, struct err *e)
+static int write_row_as(
+	struct db *d, const struct entry *en, const char *salt, int64_t num, struct err *e)
 {
 	uint8_t identity[STORE_IDENTITY] = { 0 };
 	struct bytes key = bytes_of(identity, sizeof(identity));
 	struct bytes data;
 
-	entry_identity(en, &d->scratch, identity);
+	entry_identity(en, salt, &d->scratch, identity);
 	buf_reset(&d->packed);
 	entry_pack(en, &d->packed);
 	data = buf_view(&d->packed);
 	return db_run(d, e, SQL_ENTRY_UPDATE, "bttiiibi", &key, en->spiffe_id, en->parent_id,
 		en->revision_number, en->expires_at, (int64_t)is_token_alias(en), &data, num);
+}
+
+/* Writes the row of an entry that is there. It may be like another: then the other is the one that
+ * a new entry is compared with. */
+static int write_row(struct db *d, const struct entry *en, int64_t num, struct err *e)
+{
+	int r = write_row_as(d, en, "", num, e);
+
+	return r && db_is_duplicate(d) ? write_row_as(d, en, en->id, num, e) : r;
 }
 
 static int rewrite_federated(struct db *d, const struct entry *en, int64_t num, struct err *e)
@@ -321,10 +342,6 @@ static int update_found(struct db *d, struct op *o, struct store_result *item, s
 	if (r || refusal->code)
 		return r;
 	r = write_row(d, to, num, e);
-	if (r && db_is_duplicate(d)) {
-		(void)err_set(refusal, ERR_EXISTS, "similar entry already exists");
-		return 0;
-	}
 	if (!r && (o->mask & ENTRY_FEDERATES))
 		r = rewrite_federated(d, to, num, e);
 	return r;

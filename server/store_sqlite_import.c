@@ -81,7 +81,7 @@ static int put_entries(
 		struct entry en = entry_dup(&s->entries[i]);
 		struct err refusal = ERR_INIT;
 
-		r = db_entry_insert(d, &en, &refusal, e);
+		r = db_entry_insert(d, &en, false, &refusal, e);
 		if (!r && refusal.code) {
 			spire_leave(left, "entry %s (%s): %s%s%s", s->entries[i].id,
 				s->entries[i].spiffe_id, refusal.msg,

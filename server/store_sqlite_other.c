@@ -22,6 +22,7 @@ static int node_row(struct db *d, sqlite3_stmt *st, struct node *ret, struct err
 		return err_wrap(
 			e, "datastore: %s is damaged: node %s", d->path, db_column_text(st, 0));
 	*ret = (struct node){
+		.num = sqlite3_column_int64(st, 9),
 		.spiffe_id = borrow(db_column_text(st, 0)),
 		.attestation_type = borrow(db_column_text(st, 1)),
 		.serial = borrow(db_column_text(st, 2)),
@@ -59,6 +60,22 @@ static int node_read(struct db *d, const char *id, struct node *ret, bool *ret_f
 	return r;
 }
 
+/* The number that a node got. */
+static int node_num(struct db *d, struct node *n, struct err *e)
+{
+	sqlite3_stmt *st = db_statement(d, SQL_NODE_NUM);
+	int r;
+
+	if (!st)
+		return db_error(d, e);
+	db_text(st, 1, n->spiffe_id);
+	r = db_step(d, st) == SQLITE_ROW ? 0 : db_error(d, e);
+	if (!r)
+		n->num = sqlite3_column_int64(st, 0);
+	sqlite3_reset(st);
+	return r;
+}
+
 int db_node_insert(struct db *d, const struct node *n, struct err *e)
 {
 	struct bytes sel;
@@ -77,6 +94,8 @@ static int node_write(struct db *d, struct op *o, struct node *n, struct err *e)
 	struct effect *f;
 	int r = db_node_insert(d, n, e);
 
+	if (!r && !n->num)
+		r = node_num(d, n, e);
 	if (r)
 		return r;
 	f = db_effect(d, o, CHANGE_NODE, n->spiffe_id, e);
@@ -331,6 +350,7 @@ int db_bundle_insert(struct db *d, const struct bundle *b, struct err *e)
 
 int db_bundle_put(struct db *d, struct op *o, struct err *e)
 {
+	bool given = o->expect_sequence == STORE_SEQUENCE_GIVEN;
 	uint64_t was;
 	bool found;
 	struct bundle *b;
@@ -340,10 +360,11 @@ int db_bundle_put(struct db *d, struct op *o, struct err *e)
 
 	if (r)
 		return r;
-	if (o->expect_sequence && o->expect_sequence != was)
+	if (o->expect_sequence && !given && o->expect_sequence != was)
 		return db_refuse(o, ERR_ABORTED, "the bundle has changed meanwhile");
 	b = bundle_dup(o->bundle);
-	b->sequence = !o->expect_sequence && b->sequence > was ? b->sequence : was + 1;
+	if (!given && (o->expect_sequence || b->sequence <= was))
+		b->sequence = was + 1;
 	bundle_pack(b, &d->packed);
 	data = buf_view(&d->packed);
 	r = db_run(d, e, found ? SQL_BUNDLE_UPDATE : SQL_BUNDLE_INSERT, "ibt", (int64_t)b->sequence,

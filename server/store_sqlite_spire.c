@@ -550,7 +550,6 @@ static void drop_unfit(struct reader *r)
 	size_t n = 0;
 
 	for (size_t i = 0; i < s->n_entries; i++) {
-		selectors_normalize(&s->entries[i].selectors);
 		if (entry_fits(r, &s->entries[i]))
 			s->entries[n++] = s->entries[i];
 		else

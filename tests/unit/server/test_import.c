@@ -271,7 +271,7 @@ static void check_entries(void)
 	CHECK(en->has_additional_attributes && en->disable_x509_svid_prefetch);
 	CHECK(!en->jwt_svid_include_jti);
 	CHECK_INT(en->selectors.n, 2);
-	CHECK_STR(en->selectors.v[0].value, "gid:1");
+	CHECK_STR(en->selectors.v[0].value, "uid:1");
 	CHECK_INT(en->dns_names.n, 2);
 	CHECK_STR(en->dns_names.v[0], "w2");
 	CHECK_INT(en->federates_with.n, 1);

@@ -50,7 +50,7 @@ static void test_create_and_load(void)
 	CHECK_STR(en.dns_names.v[0], "b");
 	CHECK_STR(en.dns_names.v[1], "a");
 	CHECK_INT(en.selectors.n, 2);
-	CHECK_STR(en.selectors.v[0].value, "gid:0");
+	CHECK_STR(en.selectors.v[0].value, "uid:0"); /* as given, not sorted */
 	entry_deinit(&en);
 	close_store();
 	free_got();
@@ -63,11 +63,47 @@ static void test_similar(void)
 	CHECK_INT(create(entry_of("two", "w", "u:1")), ERR_EXISTS);
 	CHECK_STR(got[0].message, "similar entry already exists");
 	CHECK_STR(got[0].entry.id, "one");
+	CHECK(got[0].similar);
 	CHECK_INT(create(entry_of("one", "w", "u:2")), ERR_EXISTS);
-	CHECK_CONTAINS(got[0].message, "already exists");
-	CHECK_STR(got[0].entry.selectors.v[0].value, "1");
+	CHECK_STR(got[0].message, "entry with ID \"one\" already exists");
+	CHECK(!got[0].similar);
 	CHECK_INT(map_len(entries), 1);
 	CHECK_INT(store_change(store), 1);
+	close_store();
+	free_got();
+}
+
+static struct entry with_selector(struct entry en, const char *text)
+{
+	CHECK_OK(selectors_add_text(&en.selectors, text, &e));
+	return en;
+}
+
+/* The order of selectors is kept, but does not make an entry another. */
+static void test_order_and_repeats(void)
+{
+	struct entry en;
+
+	open_store();
+	CHECK_INT(create(with_selector(entry_of("one", "w", "u:2"), "u:1")), 0);
+	CHECK_INT(got[0].entry.num, 1);
+	CHECK_INT(create(with_selector(entry_of("two", "w", "u:1"), "u:2")), ERR_EXISTS);
+	CHECK(got[0].similar);
+	CHECK_INT(create(with_selector(entry_of("two", "v", "u:1"), "u:1")), ERR_EXISTS);
+	CHECK_STR(got[0].message, "a selector is given twice");
+	CHECK(!got[0].similar);
+	en = entry_of("two", "v", "u:1");
+	strings_add(&en.dns_names, "a.org");
+	strings_add(&en.dns_names, "a.org");
+	CHECK_INT(create(en), ERR_EXISTS);
+	CHECK_STR(got[0].message, "DNS name \"a.org\" is given twice");
+	CHECK_INT(update(with_selector(entry_of("one", "w", "u:3"), "u:3"), ENTRY_SELECTORS),
+		ERR_EXISTS);
+	CHECK_INT(create(entry_of("two", "v", "u:1")), 0);
+	CHECK_INT(got[0].entry.num, 2);
+	reopen();
+	CHECK_STR(entry_seen("one")->selectors.v[0].value, "2");
+	CHECK_INT(entry_seen("two")->num, 2);
 	close_store();
 	free_got();
 }
@@ -117,9 +153,12 @@ static void test_update(void)
 	CHECK_INT(update(entry_of("a", "other", "u:9"), ENTRY_ALL), 0);
 	CHECK_INT(got[0].entry.revision_number, 2);
 	CHECK_INT(got[0].entry.x509_svid_ttl, 0);
-	/* What it was may be made anew; what it would become may not. */
+	/* What it was may be made anew; it may become like another, which a new one may not be. */
 	CHECK_INT(create(entry_of("c", "w", "u:1")), 0);
-	CHECK_INT(update(entry_of("a", "w", "u:2"), ENTRY_ALL), ERR_EXISTS);
+	CHECK_INT(update(entry_of("a", "w", "u:2"), ENTRY_ALL), 0);
+	CHECK_INT(create(entry_of("d", "w", "u:2")), ERR_EXISTS);
+	CHECK_STR(got[0].entry.id, "b");
+	CHECK_INT(update(entry_of("a", "other", "u:9"), ENTRY_ALL), 0);
 	CHECK_INT(update(entry_of("zz", "w", "u:2"), ENTRY_ALL), ERR_NOT_FOUND);
 	CHECK_STR(got[0].message, "entry not found");
 	en = entry_of("a", "w", "u:1");
@@ -133,9 +172,9 @@ static void test_update(void)
 	en = entry_of("a", "w", "u:1");
 	strings_add(&en.federates_with, "x.org");
 	CHECK_INT(update(en, ENTRY_FEDERATES), 0);
-	CHECK_INT(got[0].entry.revision_number, 3);
+	CHECK_INT(got[0].entry.revision_number, 5);
 	reopen();
-	CHECK_INT(entry_seen("a")->revision_number, 3);
+	CHECK_INT(entry_seen("a")->revision_number, 5);
 	CHECK_STR(entry_seen("a")->selectors.v[0].value, "9");
 	CHECK_STR(entry_seen("a")->federates_with.v[0], "x.org");
 	close_store();
@@ -215,9 +254,14 @@ static void test_nodes(void)
 	store_node_update(store, "spiffe://" TD "/spire/agent/x/2", &u, on_done, NULL);
 	loop_run(loop);
 	CHECK_INT(code, ERR_NOT_FOUND);
+	put_node("spiffe://" TD "/spire/agent/x/0", "x509pop", "9", 50);
+	CHECK_INT(node_seen("spiffe://" TD "/spire/agent/x/0")->num, 2);
+	CHECK_INT(node_seen("spiffe://" TD "/spire/agent/x/1")->num, 1);
 	reopen();
+	CHECK_INT(node_seen("spiffe://" TD "/spire/agent/x/0")->num, 2);
 	const struct node *n = node_seen("spiffe://" TD "/spire/agent/x/1");
 
+	CHECK_INT(n->num, 1);
 	CHECK_STR(n->serial, "8");
 	CHECK_STR(n->new_serial, "");
 	CHECK_INT(n->new_expires_at, 99);
@@ -228,7 +272,7 @@ static void test_nodes(void)
 	store_node_delete(store, "spiffe://" TD "/spire/agent/x/1", on_done, NULL);
 	loop_run(loop);
 	CHECK_INT(code, 0);
-	CHECK_INT(map_len(nodes), 0);
+	CHECK_INT(map_len(nodes), 1);
 	store_node_delete(store, "spiffe://" TD "/spire/agent/x/1", on_done, NULL);
 	loop_run(loop);
 	CHECK_INT(code, ERR_NOT_FOUND);
@@ -383,6 +427,8 @@ static void test_bundles(void)
 	CHECK_INT(sequence("a.org"), 77);
 	reopen();
 	CHECK_INT(sequence("a.org"), 77);
+	CHECK_INT(put_bundle("a.org", 5, STORE_SEQUENCE_GIVEN), 0);
+	CHECK_INT(sequence("a.org"), 5);
 	CHECK_INT(delete_bundle("b.org", BUNDLE_RESTRICT), ERR_NOT_FOUND);
 	en = entry_of("e", "w", "u:1");
 	strings_add(&en.federates_with, "a.org");
@@ -451,7 +497,7 @@ static void test_close_busy(void)
 	forget();
 }
 
-TEST_MAIN(TEST(test_create_and_load), TEST(test_similar), TEST(test_partial_batch),
-	TEST(test_update), TEST(test_delete_and_prune), TEST(test_nodes), TEST(test_nodes_prune),
-	TEST(test_tokens), TEST(test_token_race), TEST(test_bundles), TEST(test_blobs),
-	TEST(test_close_busy))
+TEST_MAIN(TEST(test_create_and_load), TEST(test_similar), TEST(test_order_and_repeats),
+	TEST(test_partial_batch), TEST(test_update), TEST(test_delete_and_prune), TEST(test_nodes),
+	TEST(test_nodes_prune), TEST(test_tokens), TEST(test_token_race), TEST(test_bundles),
+	TEST(test_blobs), TEST(test_close_busy))

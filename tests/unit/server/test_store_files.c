@@ -117,6 +117,21 @@ static void test_other_version(void)
 	expect_refused(ERR_PRECONDITION, "another program");
 }
 
+/* Of version 2: nodes get their numbers in the order in which they came. */
+static void test_upgrade(void)
+{
+	open_store();
+	close_store();
+	run_sql("DROP INDEX node_num; ALTER TABLE node DROP COLUMN num;"
+		"UPDATE meta SET value = '2' WHERE name = 'schema';"
+		"INSERT INTO node VALUES ('spiffe://" TD "/b', 'x', '1', 1, '', 0, 0, '', x'');"
+		"INSERT INTO node VALUES ('spiffe://" TD "/a', 'x', '1', 1, '', 0, 0, '', x'')");
+	open_store();
+	CHECK_INT(node_seen("spiffe://" TD "/b")->num, 1);
+	CHECK_INT(node_seen("spiffe://" TD "/a")->num, 2);
+	close_store();
+}
+
 static void test_in_use(void)
 {
 	pid_t pid;
@@ -318,5 +333,5 @@ static void test_kill(void)
 	CHECK(ack->acked > 0);
 }
 
-TEST_MAIN(TEST(test_damaged), TEST(test_other_version), TEST(test_in_use), TEST(test_cannot_open),
-	TEST(test_full_disk), TEST(test_maintenance), TEST(test_kill))
+TEST_MAIN(TEST(test_damaged), TEST(test_other_version), TEST(test_upgrade), TEST(test_in_use),
+	TEST(test_cannot_open), TEST(test_full_disk), TEST(test_maintenance), TEST(test_kill))
