@@ -130,10 +130,15 @@ int cli_connect(struct cli *c, struct loop **ret_loop, struct rpc_client **ret_c
 /* `healthcheck` of the program's main socket. what: "Server", "Agent". */
 extern const struct cli_flag cli_healthcheck_flags[];
 int cli_healthcheck(struct cli *c, const char *what);
+/* `logger get|set|reset` of a service ("spire.api.server.logger.v1.Logger"; the agent's has the
+ * same messages). */
+extern const struct cli_flag cli_logger_set_flags[];
+int cli_logger_get(struct cli *c, const char *service);
+int cli_logger_set(struct cli *c, const char *service);
+int cli_logger_reset(struct cli *c, const char *service);
+/* Their parts: prints an answer; a level's name into the API's number (ERR_INVALID). */
 struct Spire__Api__Types__Logger;
-/* Prints the answer of the logger's methods. */
 int cli_print_logger(struct cli *c, const struct Spire__Api__Types__Logger *l);
-/* A level's name into the API's number. ERR_INVALID. */
 int cli_log_level(const char *name, int *ret, struct err *e) MUST_USE;
 
 /* "2026-01-02 03:04:05 +0000 UTC", as Go prints a time; local or UTC. Caller frees. */

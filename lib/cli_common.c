@@ -6,7 +6,7 @@
 #include "grpc/health/v1/health.pb-c.h"
 #include "lib/cli_internal.h"
 #include "lib/log.h"
-#include "spire/api/types/logger.pb-c.h"
+#include "spire/api/server/logger/v1/logger.pb-c.h"
 #include "spire/api/types/spiffeid.pb-c.h"
 
 const struct cli_flag cli_healthcheck_flags[] = {
@@ -104,6 +104,60 @@ int cli_log_level(const char *name, int *ret, struct err *e)
 			return 0;
 		}
 	return err_set(e, ERR_INVALID, "the value \"%s\" is not a valid setting", name);
+}
+
+const struct cli_flag cli_logger_set_flags[] = {
+	{ .name = "level",
+		.type = CLI_STRING,
+		.choices = "panic|fatal|error|warn|info|debug|trace",
+		.help = "The new log level, one of (panic, fatal, error, warn, info, debug, "
+			"trace)" },
+	CLI_END,
+};
+
+static int logger_call(struct cli *c, const char *service, const char *method,
+	const ProtobufCMessage *rq, const char *what)
+{
+	AUTO(free) char *path = xasprintf("/%s/%s", service, method);
+	ProtobufCMessage *m = NULL;
+	struct err e;
+
+	if (cli_call(c, path, rq, &spire__api__types__logger__descriptor, &m, &e)) {
+		err_wrap(&e, "%s", what);
+		return cli_fail(c, &e);
+	}
+	cli_print_logger(c, (const Spire__Api__Types__Logger *)m);
+	protobuf_c_message_free_unpacked(m, NULL);
+	return 0;
+}
+
+int cli_logger_get(struct cli *c, const char *service)
+{
+	Spire__Api__Server__Logger__V1__GetLoggerRequest rq =
+		SPIRE__API__SERVER__LOGGER__V1__GET_LOGGER_REQUEST__INIT;
+
+	return logger_call(c, service, "GetLogger", &rq.base, "error fetching logger");
+}
+
+int cli_logger_set(struct cli *c, const char *service)
+{
+	Spire__Api__Server__Logger__V1__SetLogLevelRequest rq =
+		SPIRE__API__SERVER__LOGGER__V1__SET_LOG_LEVEL_REQUEST__INIT;
+	struct err e;
+	int level = 0;
+
+	if (cli_log_level(cli_str(c, "level"), &level, &e))
+		return cli_fail(c, &e);
+	rq.new_level = (Spire__Api__Types__LogLevel)level;
+	return logger_call(c, service, "SetLogLevel", &rq.base, "failed to set log level");
+}
+
+int cli_logger_reset(struct cli *c, const char *service)
+{
+	Spire__Api__Server__Logger__V1__ResetLogLevelRequest rq =
+		SPIRE__API__SERVER__LOGGER__V1__RESET_LOG_LEVEL_REQUEST__INIT;
+
+	return logger_call(c, service, "ResetLogLevel", &rq.base, "failed to reset logger");
 }
 
 /* ---- texts ---- */

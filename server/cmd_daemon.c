@@ -6,7 +6,6 @@
 #include "server/cmd.h"
 #include "server/cmd_util.h"
 #include "spire/api/server/debug/v1/debug.pb-c.h"
-#include "spire/api/server/logger/v1/logger.pb-c.h"
 
 static int healthcheck(struct cli *c)
 {
@@ -21,65 +20,28 @@ const struct cli_command cmd_healthcheck[] = {
 
 /* ---- logger ---- */
 
-static const struct cli_flag set_flags[] = {
-	{ .name = "level",
-		.type = CLI_STRING,
-		.choices = "panic|fatal|error|warn|info|debug|trace",
-		.help = "The new log level, one of (panic, fatal, error, warn, info, debug, "
-			"trace)" },
-	CLI_END,
-};
-
-static int logger_call(
-	struct cli *c, const char *method, const ProtobufCMessage *rq, const char *what)
-{
-	AUTO(cmd_free_message) ProtobufCMessage *m = NULL;
-	struct err e;
-
-	if (cli_call(c, method, rq, &spire__api__types__logger__descriptor, &m, &e)) {
-		err_wrap(&e, "%s", what);
-		return cli_fail(c, &e);
-	}
-	return cli_print_logger(c, (const Spire__Api__Types__Logger *)m);
-}
+#define LOGGER "spire.api.server.logger.v1.Logger"
 
 static int logger_get(struct cli *c)
 {
-	Spire__Api__Server__Logger__V1__GetLoggerRequest rq =
-		SPIRE__API__SERVER__LOGGER__V1__GET_LOGGER_REQUEST__INIT;
-
-	return logger_call(c, "/spire.api.server.logger.v1.Logger/GetLogger", &rq.base,
-		"error fetching logger");
+	return cli_logger_get(c, LOGGER);
 }
 
 static int logger_set(struct cli *c)
 {
-	Spire__Api__Server__Logger__V1__SetLogLevelRequest rq =
-		SPIRE__API__SERVER__LOGGER__V1__SET_LOG_LEVEL_REQUEST__INIT;
-	struct err e;
-	int level = 0;
-
-	if (cli_log_level(cli_str(c, "level"), &level, &e))
-		return cli_fail(c, &e);
-	rq.new_level = (Spire__Api__Types__LogLevel)level;
-	return logger_call(c, "/spire.api.server.logger.v1.Logger/SetLogLevel", &rq.base,
-		"failed to set log level");
+	return cli_logger_set(c, LOGGER);
 }
 
 static int logger_reset(struct cli *c)
 {
-	Spire__Api__Server__Logger__V1__ResetLogLevelRequest rq =
-		SPIRE__API__SERVER__LOGGER__V1__RESET_LOG_LEVEL_REQUEST__INIT;
-
-	return logger_call(c, "/spire.api.server.logger.v1.Logger/ResetLogLevel", &rq.base,
-		"failed to reset logger");
+	return cli_logger_reset(c, LOGGER);
 }
 
 #define COMMON (CLI_WITH_SOCKET | CLI_WITH_OUTPUT)
 const struct cli_command cmd_logger[] = {
 	{ "logger get", "Gets the logger details", NULL, COMMON, logger_get },
 	{ "logger reset", "Reset the logger details to launch level", NULL, COMMON, logger_reset },
-	{ "logger set", "Sets the logger details", set_flags, COMMON, logger_set },
+	{ "logger set", "Sets the logger details", cli_logger_set_flags, COMMON, logger_set },
 	{ .name = NULL },
 };
 
