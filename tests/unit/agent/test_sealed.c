@@ -1,5 +1,6 @@
 #include "agent/sealed.h"
 #include "tests/test.h"
+#include "tests/unit/x509_make.inc"
 
 static struct key *new_key(void)
 {
@@ -107,4 +108,46 @@ static void test_agent_data(void)
 	CHECK_BYTES(buf_view(&after), bytes_str("{\"svid\":[\"AAAA\"]}"));
 }
 
-TEST_MAIN(TEST(test_seal), TEST(test_records), TEST(test_agent_data))
+static char *pem_base64(const struct x509_cert *c)
+{
+	AUTO_BUF struct buf pem = BUF_INIT;
+	struct buf b = BUF_INIT;
+
+	pem_write(&pem, "CERTIFICATE", x509_der(c));
+	base64_encode(&b, buf_view(&pem));
+	return buf_take_str(&b);
+}
+
+/* What a spire-agent 1.15 left is taken as it is. */
+static void test_spire_agent_data(void)
+{
+	struct key *k = test_key(KEY_EC_P256);
+	struct x509_cert *root = test_cert(k, "root", "spiffe://td", true, NULL, test_now);
+	struct test_ca ca = { .key = k, .cert = root };
+	struct x509_cert *leaf =
+		test_cert(k, "agent", "spiffe://td/spire/agent/x/y", false, &ca, test_now);
+	AUTO(free) char *r = pem_base64(root);
+	AUTO(free) char *l = pem_base64(leaf);
+	AUTO(free)
+	char *text =
+		xasprintf("{\"svid\":[\"%s\"],\"bundle\":[\"%s\",\"%s\"],\"reattestable\":true,"
+			  "\"bootstrap_use\":2,\"bootstrap_start_time\":\"2026-11-22T13:30:56.5Z\","
+			  "\"connection_attempts\":3}",
+			l, r, r);
+	struct agent_data d = { 0 };
+	struct err e = ERR_INIT;
+
+	write_data(text);
+	CHECK_OK(agent_data_load(test_dir(), &d, &e));
+	CHECK_INT(d.svid.n, 1);
+	CHECK_BYTES(x509_der(d.svid.v[0]), x509_der(leaf));
+	CHECK_INT(d.bundle.n, 2);
+	CHECK_BYTES(x509_der(d.bundle.v[0]), x509_der(root));
+	CHECK(d.reattestable);
+	agent_data_deinit(&d);
+	x509_unref(root);
+	x509_unref(leaf);
+	key_unref(k);
+}
+
+TEST_MAIN(TEST(test_seal), TEST(test_records), TEST(test_agent_data), TEST(test_spire_agent_data))
