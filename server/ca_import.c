@@ -184,6 +184,10 @@ static int take(const struct importer *m, const struct authority *a, int i, stru
 	};
 	int r = read_public(a, &s, e);
 
+	if (!r && a->kind == CA_X509 && !a->id[0]) {
+		free(s.id);
+		s.id = ca_key_id_text(x509_ski(s.cert)); /* older SPIREs do not note it */
+	}
 	if (!r && a->n_chain)
 		r = read_chain(m, a, &s, e);
 	if (!r && !in_bundle(m, a, &s))
@@ -200,7 +204,15 @@ static int take(const struct importer *m, const struct authority *a, int i, stru
 /* An old authority that has ended is of no use to anybody, and is not worth a word. */
 static bool has_ended(const struct importer *m, const struct authority *a)
 {
-	return a->not_after <= m->now;
+	char when[40];
+
+	if (a->not_after > m->now)
+		return false;
+	wall_format(wall_of_sec(a->not_after), when, sizeof(when));
+	if (a->status == STATUS(ACTIVE))
+		spire_leave(m->left, "%s authority %s, active: it has ended at %s",
+			kind_text(a->kind), a->id, when);
+	return true;
 }
 
 static bool consider(const struct importer *m, const struct authority *a)
@@ -210,7 +222,7 @@ static bool consider(const struct importer *m, const struct authority *a)
 
 	if (has_ended(m, a) || m->im->ca.line[a->kind].slot[i].status != CA_UNUSED)
 		return false;
-	if (strcmp(a->slot_id, i ? "B" : "A") != 0 || !a->id[0])
+	if (strcmp(a->slot_id, i ? "B" : "A") != 0 || (a->kind == CA_JWT && !a->id[0]))
 		(void)err_set(&e, ERR_INVALID, "its slot or its id is unknown");
 	else if (take(m, a, i, &e) == 0)
 		return true;

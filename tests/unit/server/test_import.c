@@ -167,7 +167,8 @@ static void put_journal(void)
 		v[i].issued_at = clock_wall().sec - 100;
 		v[i].not_after = i ? clock_wall().sec + 3600 : 1000;
 		v[i].certificate = binary(x509_der(spire.cert[i == 1]));
-		v[i].authority_id = spire.id[i == 1];
+		if (i != 1) /* older SPIREs do not note it */
+			v[i].authority_id = spire.id[0];
 		v[i].status = i == 2 ? STATUS(ACTIVE) : STATUS(OLD);
 	}
 	spire__private__server__key_authority__init(&k);
@@ -536,6 +537,31 @@ static void test_running(void)
 	buf_deinit(&report);
 }
 
-TEST_MAIN(TEST(test_import), TEST(test_twice), TEST(test_dry_run), TEST(test_used_target),
-	TEST(test_sources), TEST(test_old_schema), TEST(test_no_keys), TEST(test_log_left),
-	TEST(test_running))
+/* SPIRE has been away for longer than its authorities live. */
+static void test_ended(void)
+{
+	STORED(X509Authority) v, *x[] = { &v };
+	STORED(Journal) m = SPIRE__PRIVATE__SERVER__JOURNAL__INIT;
+
+	set_up();
+	spire__private__server__x509_authority__init(&v);
+	v.slot_id = text_of("B");
+	v.not_after = 1000;
+	v.certificate = binary(x509_der(spire.cert[0]));
+	v.authority_id = spire.id[0];
+	v.status = STATUS(ACTIVE);
+	m.x509_cas = x;
+	m.n_x509_cas = 1;
+	exec_source("DELETE FROM ca_journals");
+	put_blob("INSERT INTO ca_journals (active_x509_authority_id, data) VALUES (?, ?)",
+		spire.id[0], &m.base);
+	CHECK_ERR(import(), ERR_PRECONDITION);
+	CHECK_CONTAINS(buf_cstr(&report), "active: it has ended at 1970-01-01T00:16:40");
+	exec_source("UPDATE ca_journals SET data = x'ff'");
+	CHECK_ERR(import(), ERR_DATA_LOSS);
+	buf_deinit(&report);
+}
+
+TEST_MAIN(TEST(test_ended), TEST(test_import), TEST(test_twice), TEST(test_dry_run),
+	TEST(test_used_target), TEST(test_sources), TEST(test_old_schema), TEST(test_no_keys),
+	TEST(test_log_left), TEST(test_running))
