@@ -217,6 +217,7 @@ static void serve_health(void *arg, const struct http_request *rq, struct http_r
 	bool ready = strcmp(rq->path, a->o->health_ready_path) == 0;
 	bool live = strcmp(rq->path, a->o->health_live_path) == 0;
 	struct sync_state st;
+	bool ok;
 
 	if (!ready && !live) {
 		rs->status = 404;
@@ -224,12 +225,17 @@ static void serve_health(void *arg, const struct http_request *rq, struct http_r
 		return;
 	}
 	sync_state(a->sync, &st);
-	/* Live while the loop turns: who is read here turns it. */
-	rs->status = live || api_healthy(&a->api) ? 200 : 500;
+	/* Live while the loop turns: who is read here turns it. Names as SPIRE's; in_step is ours.
+	 */
+	ok = live || api_healthy(&a->api);
+	rs->status = ok ? 200 : 500;
 	rs->content_type = "application/json";
-	buf_printf(&rs->body, "{\"agent\":{\"ready\":%s,\"in_step\":%s}}\n",
-		api_healthy(&a->api) ? "true" : "false",
-		st.connected && !st.error[0] ? "true" : "false");
+	buf_printf(&rs->body, "{\"agent\":{%s%s%s}}\n",
+		ok ? "" : "\"make_new_x509_err\":\"workload api is unavailable\"",
+		ok || live ? "" : ",",
+		live                           ? ""
+		: st.connected && !st.error[0] ? "\"in_step\":true"
+					       : "\"in_step\":false");
 }
 
 static void serve_metrics(void *arg, const struct http_request *rq, struct http_response *rs)
@@ -326,6 +332,11 @@ static void on_signal(void *arg, int signo)
 		if (log_reopen(&e))
 			log_event(LOG_ERROR, "agent", "Could not reopen the log", "error", e.msg,
 				NULL);
+		return;
+	}
+	if (signo == SIGUSR1 || signo == SIGHUP) {
+		if (a->reload && !a->stopping)
+			reload_start(a->reload);
 		return;
 	}
 	if (a->stopping) /* asked twice: at once */
@@ -425,7 +436,6 @@ static int open_parts(struct agent *a, struct err *e)
 		(size_t)(a->o->jwt_svid_cache_max_size > 0 ? a->o->jwt_svid_cache_max_size : 1000),
 		fetch_jwt, a);
 	a->workload = workload_new(a->loop, a->o);
-	a->limits = limits_new(a->o->rate_limits);
 	so.keys = a->keys;
 	so.cache = a->cache;
 	so.jwt = a->jwt;
@@ -438,7 +448,7 @@ static int open_parts(struct agent *a, struct err *e)
 		.jwt = a->jwt,
 		.sync = a->sync,
 		.workload = a->workload,
-		.limits = a->limits,
+		.limits = limits_new(a->o->rate_limits),
 		.started = clock_mono(),
 		.launch_level = log_level() };
 	api_metrics(&a->api);
@@ -452,15 +462,16 @@ static void close_parts(struct agent *a)
 	jwtcache_free(a->jwt);
 	sync_free(a->sync);
 	workload_free(a->workload);
-	limits_free(a->limits);
+	limits_free(a->api.limits);
+	reload_free(a->reload);
 	cache_free(a->cache);
 	if (a->keys)
 		keymgr_free(a->keys);
 }
 
-int agent_run(const struct agent_options *o)
+int agent_run(struct agent_options *o)
 {
-	static const int signals[] = { SIGINT, SIGTERM, SIGUSR2 };
+	static const int signals[] = { SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 };
 	struct agent a = { .o = o };
 	struct err e = ERR_INIT;
 
@@ -473,6 +484,7 @@ int agent_run(const struct agent_options *o)
 	if (open_parts(&a, &e)) {
 		on_fatal(&a, e.msg);
 	} else {
+		a.reload = reload_new(a.loop, o, &a.api);
 		sync_start(a.sync);
 	}
 	/* Ends by itself once stop() has closed everything and the last job is done. */

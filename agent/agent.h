@@ -6,6 +6,7 @@
 #define ASSAY_AGENT_AGENT_H
 
 #include "agent/api.h"
+#include "agent/reload.h"
 #include "lib/http.h"
 
 struct agent {
@@ -15,9 +16,9 @@ struct agent {
 	struct cache *cache;
 	struct jwtcache *jwt;
 	struct workload *workload;
-	struct limits *limits;
 	struct sync *sync;
 	struct api api;
+	struct reload *reload;
 	struct rpc_server *public_rpc, *admin_rpc;
 	struct door *public_door, *admin_door;
 	struct http_server *health, *metrics;

@@ -16,6 +16,6 @@ extern const struct cli_program agent_program;
 
 /* The daemon: `run` loads and checks the options, sets up the log, then calls this (agent.c).
  * Returns the exit code when told to stop, or after a failure that it has logged. */
-int agent_run(const struct agent_options *o);
+int agent_run(struct agent_options *o);
 
 #endif

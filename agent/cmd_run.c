@@ -175,6 +175,7 @@ static int run(struct cli *c)
 	signal(SIGPIPE, SIG_IGN);
 	for (size_t i = 0; i < o.warnings.n; i++)
 		log_event(LOG_WARN, "config", o.warnings.v[i], NULL);
+	o.flags = &f;
 	r = agent_run(&o);
 	agent_options_deinit(&o);
 	return r;

@@ -68,6 +68,8 @@ struct agent_options {
 	char *prometheus_host;
 	int prometheus_port;
 
+	/* What they were read with, borrowed, to read them again; NULL: they are not. */
+	const struct agent_flags *flags;
 	struct strings warnings; /* "file:line: text": what was accepted but is not as it seems */
 };
 

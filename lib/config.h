@@ -151,6 +151,9 @@ void config_free_values(const struct config_option *options, void *base);
 
 /* "path = value" for every option that has one, secrets hidden. */
 void config_print(const struct config_option *options, const void *base, struct buf *ret);
+/* fn(arg, key, was, is) for each line that differs between two such texts; NULL: not there. */
+void config_changes(const char *was, const char *is,
+	void (*fn)(void *arg, const char *key, const char *was, const char *is), void *arg);
 /* Markdown: a table per section. */
 void config_describe(const struct config_option *options, struct buf *ret);
 

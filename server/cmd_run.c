@@ -124,6 +124,7 @@ static int run(struct cli *c)
 	signal(SIGPIPE, SIG_IGN);
 	for (size_t i = 0; i < o.warnings.n; i++)
 		log_event(LOG_WARN, "config", o.warnings.v[i], NULL);
+	o.flags = &f;
 	r = server_run(&o);
 	server_options_deinit(&o);
 	return r;

@@ -109,6 +109,8 @@ struct server_options {
 	char *prometheus_host;
 	int prometheus_port;
 
+	/* What they were read with, borrowed, to read them again; NULL: they are not. */
+	const struct server_flags *flags;
 	struct strings warnings; /* "file:line: text": what was accepted but is not as it seems */
 };
 

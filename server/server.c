@@ -22,6 +22,7 @@
 #include "server/cmd.h"
 #include "server/federation.h"
 #include "server/oidc.h"
+#include "server/reload.h"
 
 enum { FACE_TCP, FACE_UNIX, FACES };
 
@@ -43,6 +44,7 @@ struct server {
 	struct server_http *http;
 	struct bundle_endpoint *bundle_endpoint;
 	struct oidc *oidc;
+	struct reload *reload;
 	struct api api;
 	struct face faces[FACES];
 	struct x509_chain roots; /* of the own bundle, for the handshakes */
@@ -405,6 +407,11 @@ static void on_signal(void *arg, int signo)
 				NULL);
 		return;
 	}
+	if (signo == SIGUSR1 || signo == SIGHUP) {
+		if (s->reload && !s->stopping)
+			reload_start(s->reload);
+		return;
+	}
 	if (s->stopping) { /* asked twice */
 		log_event(LOG_WARN, "server", "stopping at once", NULL);
 		_exit(1);
@@ -605,6 +612,7 @@ static int start_api(struct server *s, struct err *e)
 	s->api.authz = authz_new(&ao);
 	s->api.limits = ratelimit_new(s->loop, o->ratelimit_attestation, o->ratelimit_signing);
 	s->api.sync = sync_hub_new(&s->api);
+	s->reload = reload_new(s->loop, o, &s->api);
 	return attest_new(&to, &s->api.attest, e);
 }
 
@@ -650,6 +658,7 @@ static void teardown(struct server *s)
 	s->api.sync = NULL;
 	server_svid_free(s->api.svid);
 	s->api.svid = NULL;
+	reload_free(s->reload);
 	attest_free(s->api.attest);
 	if (s->api.limits)
 		ratelimit_free(s->api.limits);
@@ -690,6 +699,8 @@ static void init(struct server *s, const struct server_options *o)
 	s->api.started = clock_mono();
 	loop_on_signal(s->loop, SIGINT, on_signal, s);
 	loop_on_signal(s->loop, SIGTERM, on_signal, s);
+	loop_on_signal(s->loop, SIGHUP, on_signal, s);
+	loop_on_signal(s->loop, SIGUSR1, on_signal, s);
 	loop_on_signal(s->loop, SIGUSR2, on_signal, s);
 }
 

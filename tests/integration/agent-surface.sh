@@ -195,6 +195,49 @@ pq_only() {
 	grep -q 'handshake failure\|no shared\|alert' "$W/o" || die "$(cat "$W/o")"
 }
 
+reload_agent() {
+	both || return 1
+	sed -i 's/log_level = "DEBUG"/log_level = "WARN"/; s/server_port = .*/server_port = 9/' "$W/agent.conf"
+	echo 'agent { nonsense = 1 }' >>"$W/agent.conf"
+	kill -HUP "$APID"
+	until_ok 5 grep -q 'The configuration is not taken.*unknown key' "$W/agent.log" || return 1
+	sed -i '$d' "$W/agent.conf"
+	sed -i 's/log_level = "WARN"/log_level = "INFO"\n log_selectors = ["unix:uid"]/' "$W/agent.conf"
+	kill -USR1 "$APID"
+	until_ok 5 grep -q 'Configuration changed.*key=agent.log_level .*is=.*info.*effect=now' "$W/agent.log" || return 1
+	grep -q 'Configuration changed.*key=agent.server_port .*effect="at the next start"' "$W/agent.log" || die 'the port is not mentioned'
+	until_ok 5 grep -q 'Configuration read again' "$W/agent.log" || return 1
+	fetch >"$W/o" 2>&1
+	until_ok 5 grep -q "No identity issued.*selectors=.*unix:uid:$(id -u)" "$W/agent.log" || return 1
+	"$AGENT" logger get -socketPath "$W/private/admin.sock" | grep -qi 'Logger Level *: *info' || die "$("$AGENT" logger get -socketPath "$W/private/admin.sock")"
+	kill -HUP "$APID" # nothing changed
+	gone "$APID" && die 'the agent has ended'
+	return 0
+}
+
+# The CA of a node attestor, named in a file of its own: another one is trusted after a signal.
+reload_server() {
+	node_pki || return 1
+	mv "$W/ca.pem" "$W/right.pem"
+	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$W/other.key" -out "$W/other.pem" -days 2 -subj /CN=other 2>/dev/null
+	echo "ca_bundle_path = \"$W/other.pem\"" >"$W/pop.conf"
+	server_conf '' "NodeAttestor \"x509pop\" { plugin_data_file = \"$W/pop.conf\" }" && server_start || return 1
+	s bundle show >"$W/bundle.pem"
+	agent_conf '' "$POP_AGENT"
+	"$AGENT" run -config "$W/agent.conf" >>"$W/agent.log" 2>&1 && die 'attested by a CA that nobody trusts'
+	echo "ca_bundle_path = \"$W/none.pem\"" >"$W/pop.conf"
+	kill -USR1 "$SPID"
+	until_ok 5 grep -q 'configuration is not taken.*none.pem' "$W/server.log" || return 1
+	echo "ca_bundle_path = \"$W/right.pem\"" >"$W/pop.conf"
+	sed -i 's/log_level = "DEBUG"/log_level = "INFO"/' "$W/server.conf"
+	kill -HUP "$SPID"
+	until_ok 5 grep -q 'configuration changed.*ca_bundle_path.*effect=now' "$W/server.log" || return 1
+	until_ok 5 grep -q 'read again' "$W/server.log" || return 1
+	agent_start || return 1
+	kill "$SPID"
+	until_ok 10 gone "$SPID"
+}
+
 t 'bootstrapping anew' rebootstrap
 t 'not bootstrapping anew' no_rebootstrap
 t 'an agent that attests only once' only_once
@@ -203,5 +246,7 @@ t 'verifiers without an identity, trust from a Workload API' unauthenticated
 t 'PROXY protocol' proxied
 t 'PROXY protocol, from elsewhere' proxied_from_elsewhere
 t 'require_pq_kem' pq_only
+t 'configuration read again: agent' reload_agent
+t 'configuration read again: server' reload_server
 t 'limit of cached X509-SVIDs' cache_size
 finish

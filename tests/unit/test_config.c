@@ -501,8 +501,28 @@ static void test_missing_file(void)
 	config_free_values(table, &o);
 }
 
+static struct buf changes = BUF_INIT;
+
+static void on_change(void *arg, const char *key, const char *was, const char *is)
+{
+	(void)arg;
+	buf_printf(&changes, "%s: %s -> %s\n", key, was ? was : "none", is ? is : "none");
+}
+
+static void test_changes(void)
+{
+	config_changes("a = 1\nb = \"x = y\"\nc = [1]\n", "a = 1\nb = \"x = z\"\nd = 2\n",
+		on_change, NULL);
+	CHECK_STR(buf_cstr(&changes), "b: \"x = y\" -> \"x = z\"\nd: none -> 2\nc: [1] -> none\n");
+	buf_reset(&changes);
+	config_changes("a = 1\n", "a = 1\n", on_change, NULL);
+	config_changes("", "", on_change, NULL);
+	CHECK_INT(changes.len, 0);
+	buf_deinit(&changes);
+}
+
 TEST_MAIN(TEST(test_hcl), TEST(test_hcl_errors), TEST(test_json), TEST(test_limits),
 	TEST(test_lines), TEST(test_expand), TEST(test_values), TEST(test_defaults),
 	TEST(test_json_form), TEST(test_problems), TEST(test_warnings), TEST(test_plugins),
 	TEST(test_plugin_file), TEST(test_override), TEST(test_print), TEST(test_describe),
-	TEST(test_missing_file))
+	TEST(test_missing_file), TEST(test_changes))
