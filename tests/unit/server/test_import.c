@@ -79,6 +79,7 @@ static struct {
 	struct key *x509[2], *jwt;
 	struct x509_cert *cert[2];
 	char id[2][41];
+	bool upstream; /* the second signs the first, and is not tainted */
 } spire;
 
 static struct server_options options;
@@ -140,7 +141,7 @@ static void put_bundle_row(const char *td)
 	spire__private__server__public_key__init(&k);
 	a.der_bytes = binary(x509_der(spire.cert[0]));
 	b.der_bytes = binary(x509_der(spire.cert[1]));
-	b.tainted_key = true;
+	b.tainted_key = !spire.upstream;
 	k.pkix_bytes = binary(pubkey_spki(key_public(spire.jwt)));
 	k.kid = text_of("kid1");
 	k.not_after = 2000000000;
@@ -154,11 +155,25 @@ static void put_bundle_row(const char *td)
 	put_blob("INSERT INTO bundles (trust_domain, data) VALUES (?, ?)", id, &m.base);
 }
 
+static STORED(KeyAuthority) jwt_line(void)
+{
+	STORED(KeyAuthority) k;
+
+	spire__private__server__key_authority__init(&k);
+	k.slot_id = text_of("A");
+	k.issued_at = clock_wall().sec - 100;
+	k.not_after = clock_wall().sec + 3600;
+	k.kid = text_of("kid1");
+	k.public_key = binary(pubkey_spki(key_public(spire.jwt)));
+	k.status = STATUS(ACTIVE);
+	return k;
+}
+
 /* An active authority in slot B, an old one in A, one that ended long ago, and a JWT key. */
 static void put_journal(void)
 {
 	STORED(X509Authority) v[3], *x[] = { &v[0], &v[1], &v[2] };
-	STORED(KeyAuthority) k, *jwt[] = { &k };
+	STORED(KeyAuthority) k = jwt_line(), *jwt[] = { &k };
 	STORED(Journal) m = SPIRE__PRIVATE__SERVER__JOURNAL__INIT;
 
 	for (int i = 0; i < 3; i++) {
@@ -171,13 +186,6 @@ static void put_journal(void)
 			v[i].authority_id = spire.id[0];
 		v[i].status = i == 2 ? STATUS(ACTIVE) : STATUS(OLD);
 	}
-	spire__private__server__key_authority__init(&k);
-	k.slot_id = text_of("A");
-	k.issued_at = v[1].issued_at;
-	k.not_after = v[1].not_after;
-	k.kid = text_of("kid1");
-	k.public_key = binary(pubkey_spki(key_public(spire.jwt)));
-	k.status = STATUS(ACTIVE);
 	m.x509_cas = x;
 	m.n_x509_cas = 3;
 	m.jwt_keys = jwt;
@@ -322,12 +330,11 @@ static void on_ready(void *arg, const struct err *why)
 	loop_stop(loop);
 }
 
-/* Our CA goes on with SPIRE's. */
-static void check_authorities(void)
+/* A CA of ours on what was taken; it stays. */
+static struct ca *start_authorities(struct ca_state *ret)
 {
 	struct keymgr *m = NULL;
 	struct ca *ca = NULL;
-	struct ca_state st;
 	bool ready = false;
 	struct ca_options o = { .loop = loop,
 		.store = store,
@@ -341,13 +348,61 @@ static void check_authorities(void)
 	ca_bundle_changed(ca, map_get_str(bundles, TD));
 	loop_run(loop);
 	CHECK(ready);
-	CHECK_OK(ca_state(ca, CA_X509, &st, &e));
+	CHECK_OK(ca_state(ca, CA_X509, ret, &e));
+	return ca;
+}
+
+/* Our CA goes on with SPIRE's. */
+static void check_authorities(void)
+{
+	struct ca_state st;
+	struct ca *ca = start_authorities(&st);
+
 	CHECK_STR(st.active.id, spire.id[0]);
 	CHECK_STR(st.old.id, spire.id[1]);
 	CHECK_OK(ca_state(ca, CA_JWT, &st, &e));
 	CHECK_STR(st.active.id, "kid1");
-	ca_free(ca);
-	keymgr_free(m);
+}
+
+/* A CA that an upstream signed comes with its way to the root. */
+static void test_upstream(void)
+{
+	STORED(X509Authority) v, *x[] = { &v };
+	STORED(KeyAuthority) k, *jwt[] = { &k };
+	STORED(Journal) m = SPIRE__PRIVATE__SERVER__JOURNAL__INIT;
+	struct test_ca root;
+	struct x509_cert *c;
+	ProtobufCBinaryData chain;
+	struct ca_state st;
+
+	spire.upstream = true;
+	set_up();
+	k = jwt_line();
+	root = (struct test_ca){ .key = spire.x509[1], .cert = spire.cert[1] };
+	c = test_cert(spire.x509[0], "mid", OWN, true, &root, clock_wall());
+	chain = binary(x509_der(c));
+	spire__private__server__x509_authority__init(&v);
+	v.slot_id = text_of("B");
+	v.issued_at = clock_wall().sec;
+	v.not_after = v.issued_at + 3600;
+	v.certificate = chain;
+	v.upstream_chain = &chain;
+	v.n_upstream_chain = 1;
+	v.authority_id = spire.id[0];
+	v.status = STATUS(ACTIVE);
+	m.x509_cas = x;
+	m.n_x509_cas = 1;
+	m.jwt_keys = jwt;
+	m.n_jwt_keys = 1;
+	exec_source("DELETE FROM ca_journals");
+	put_blob("INSERT INTO ca_journals (active_x509_authority_id, data) VALUES (?, ?)",
+		spire.id[0], &m.base);
+	CHECK_OK(import());
+	open_store();
+	start_authorities(&st);
+	CHECK_STR(st.active.id, spire.id[0]);
+	CHECK_STR(st.active.upstream_id, spire.id[1]);
+	_exit(0);
 }
 
 static void test_import(void)
@@ -562,6 +617,6 @@ static void test_ended(void)
 	buf_deinit(&report);
 }
 
-TEST_MAIN(TEST(test_ended), TEST(test_import), TEST(test_twice), TEST(test_dry_run),
-	TEST(test_used_target), TEST(test_sources), TEST(test_old_schema), TEST(test_no_keys),
-	TEST(test_log_left), TEST(test_running))
+TEST_MAIN(TEST(test_upstream), TEST(test_ended), TEST(test_import), TEST(test_twice),
+	TEST(test_dry_run), TEST(test_used_target), TEST(test_sources), TEST(test_old_schema),
+	TEST(test_no_keys), TEST(test_log_left), TEST(test_running))
