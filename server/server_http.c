@@ -17,15 +17,19 @@ struct server_http {
 
 /* ---- health ---- */
 
-/* upstream: what is wrong with the upstream authority, which stops nobody yet; or NULL. */
+/* The names are those of SPIRE's checks. upstream: what is wrong with the upstream authority, which
+ * stops nobody yet; or NULL. */
 static void details(struct http_response *rs, const char *error, const char *upstream)
 {
 	json_t *part = json_object(), *all = json_object();
 	char *text;
 
 	if (error)
-		json_object_set_new(part, "error", json_string(error));
+		json_object_set_new(part, "get_bundle_err", json_string(error));
+	json_object_set_new(all, "catalog.datastore", json_object());
 	json_object_set_new(all, "server", part);
+	json_object_set_new(all, "server.ca", json_object());
+	json_object_set_new(all, "server.ca.rotator", json_object());
 	if (upstream)
 		json_object_set_new(
 			all, "upstream_authority", json_pack("{s:s}", "error", upstream));

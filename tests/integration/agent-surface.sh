@@ -238,6 +238,23 @@ reload_server() {
 	until_ok 10 gone "$SPID"
 }
 
+# The bodies that SPIRE's programs give, which scripts compare.
+health() {
+	local sport aport
+	sport=$(free_port) aport=$(free_port)
+	server_conf
+	echo "health_checks { listener_enabled = true bind_address = \"127.0.0.1\" bind_port = \"$sport\" }" >>"$W/server.conf"
+	server_start || return 1
+	[ "$(curl -s "http://127.0.0.1:$sport/ready")" = '{"catalog.datastore":{},"server":{},"server.ca":{},"server.ca.rotator":{}}' ] ||
+		die "$(curl -s "http://127.0.0.1:$sport/ready")"
+	agent_conf
+	echo "health_checks { listener_enabled = true bind_address = \"127.0.0.1\" bind_port = \"$aport\" }" >>"$W/agent.conf"
+	agent_start -joinToken "$(token)" || return 1
+	[ "$(curl -s "http://127.0.0.1:$aport/live")" = '{"agent":{}}' ] || die "$(curl -s "http://127.0.0.1:$aport/live")"
+	[ "$(curl -s "http://127.0.0.1:$aport/ready")" = '{"agent":{"in_step":true}}' ] || die "$(curl -s "http://127.0.0.1:$aport/ready")"
+	[ "$(curl -so "$W/o" -w '%{http_code}' "http://127.0.0.1:$aport/else")" = 404 ] || die 'no 404'
+}
+
 t 'bootstrapping anew' rebootstrap
 t 'not bootstrapping anew' no_rebootstrap
 t 'an agent that attests only once' only_once
@@ -246,6 +263,7 @@ t 'verifiers without an identity, trust from a Workload API' unauthenticated
 t 'PROXY protocol' proxied
 t 'PROXY protocol, from elsewhere' proxied_from_elsewhere
 t 'require_pq_kem' pq_only
+t 'health' health
 t 'configuration read again: agent' reload_agent
 t 'configuration read again: server' reload_server
 t 'limit of cached X509-SVIDs' cache_size
