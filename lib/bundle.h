@@ -24,6 +24,7 @@ struct bundle_jwt_key {
 
 struct bundle {
 	int refs;           /* atomic */
+	int64_t num;        /* order of creation; the store's. 0: not known */
 	char *trust_domain; /* bare name */
 	struct bundle_root *roots;
 	size_t n_roots;

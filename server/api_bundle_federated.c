@@ -1,6 +1,7 @@
 /* Service spire.api.server.bundle.v1.Bundle, its foreign half: bundles of other trust domains. */
 #include "server/api.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,16 +13,19 @@ enum { DELETE_MAX = 1000 }; /* trust domains in one call */
 
 /* ---- ListFederatedBundles, GetFederatedBundle ---- */
 
-static int by_text(const void *a, const void *b)
+static int by_num(const void *a, const void *b)
 {
-	return strcmp(*(const char *const *)a, *(const char *const *)b);
+	const struct bundle *p = *(const struct bundle *const *)a;
+	const struct bundle *q = *(const struct bundle *const *)b;
+
+	return p->num < q->num ? -1 : p->num > q->num;
 }
 
-/* The names of the foreign trust domains after `token`, sorted. Caller frees the array and *ret_n
- * tells its length; the names belong to the bundles. */
-static const char **foreign_names(const struct api *a, const char *token, size_t *ret_n)
+/* The foreign bundles after number `after`, in the order of creation. Caller frees the array and
+ * *ret_n tells its length. */
+static const struct bundle **foreign(const struct api *a, int64_t after, size_t *ret_n)
 {
-	const char **v = xcalloc(map_len(a->bundles), sizeof(*v));
+	const struct bundle **v = xcalloc(map_len(a->bundles), sizeof(struct bundle *));
 	struct bytes key;
 	void *value;
 	size_t n = 0;
@@ -29,34 +33,54 @@ static const char **foreign_names(const struct api *a, const char *token, size_t
 	for (size_t i = 0; map_next(a->bundles, &i, &key, &value);) {
 		const struct bundle *b = value;
 
-		if (strcmp(b->trust_domain, a->trust_domain) != 0 &&
-			strcmp(b->trust_domain, token) > 0)
-			v[n++] = b->trust_domain;
+		if (strcmp(b->trust_domain, a->trust_domain) != 0 && b->num > after)
+			v[n++] = b;
 	}
 	if (n)
-		qsort(v, n, sizeof(*v), by_text);
+		qsort(v, n, sizeof(struct bundle *), by_num);
 	*ret_n = n;
 	return v;
+}
+
+static bool read_token(const char *token, int64_t *ret)
+{
+	char *end;
+
+	*ret = 0;
+	if (!token[0])
+		return true;
+	if (token[0] < '0' || token[0] > '9')
+		return false;
+	errno = 0;
+	*ret = strtoll(token, &end, 10);
+	return !errno && !*end;
 }
 
 void api_list_federated(struct rpc_call *c, const ProtobufCMessage *req)
 {
 	const V1(ListFederatedBundlesRequest) *rq = (const void *)req;
 	const struct api *a = rpc_call_data(c);
-	V1(ListFederatedBundlesResponse) *rs = pb_new(
-		&spire__api__server__bundle__v1__list_federated_bundles_response__descriptor);
+	V1(ListFederatedBundlesResponse) * rs;
 	size_t n, max = rq->page_size > 0 ? (size_t)rq->page_size : SIZE_MAX, bytes = 0, i;
-	const char **names = foreign_names(a, rq->page_token, &n);
+	const struct bundle **v;
+	int64_t after;
 
+	if (!read_token(rq->page_token, &after)) {
+		rpc_fail(c, ERR_INTERNAL, "failed to list bundles: could not parse token '%.100s'",
+			rq->page_token);
+		return;
+	}
+	v = foreign(a, after, &n);
+	rs = pb_new(&spire__api__server__bundle__v1__list_federated_bundles_response__descriptor);
 	for (i = 0; i < n && i < max && bytes < API_REPLY_BYTES_MAX; i++) {
-		Spire__Api__Types__Bundle *m = pb_bundle(api_bundle(a, names[i]), rq->output_mask);
+		Spire__Api__Types__Bundle *m = pb_bundle(v[i], rq->output_mask);
 
 		bytes += spire__api__types__bundle__get_packed_size(m);
 		pb_append(&rs->bundles, &rs->n_bundles, m);
 	}
 	if (i > 0 && i < n)
-		rs->next_page_token = pb_str(names[i - 1]);
-	free(names);
+		rs->next_page_token = xasprintf("%lld", (long long)v[i - 1]->num);
+	free(v);
 	api_reply(c, rs);
 }
 

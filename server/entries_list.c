@@ -1,4 +1,5 @@
 /* Lists in the order of creation, page by page. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -378,8 +379,9 @@ static int parse_token(const char *token, int64_t *ret, struct err *e)
 	*ret = 0;
 	if (!token || !token[0])
 		return 0;
+	errno = 0;
 	v = strtoll(token, &end, 10);
-	if (*end || token[0] < '0' || token[0] > '9') /* a number too large is behind all */
+	if (errno || *end || token[0] < '0' || token[0] > '9')
 		return err_set(e, ERR_INTERNAL, "could not parse token '%.100s'", token);
 	*ret = v;
 	return 0;

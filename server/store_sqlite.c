@@ -64,11 +64,11 @@ static const char *const texts[SQL_COUNT] = {
 	[SQL_FEDERATED_INSERT] = "INSERT INTO federated (trust_domain, entry) VALUES (?, ?)",
 	[SQL_FEDERATED_DELETE] = "DELETE FROM federated WHERE entry = ?",
 	[SQL_FEDERATED_COUNT] = "SELECT count(*) FROM federated WHERE trust_domain = ?",
-	[SQL_BUNDLE_HAS] = "SELECT sequence FROM bundle WHERE trust_domain = ?",
+	[SQL_BUNDLE_HAS] = "SELECT sequence, num FROM bundle WHERE trust_domain = ?",
 	[SQL_BUNDLE_INSERT] = "INSERT INTO bundle (sequence, data, trust_domain) VALUES (?, ?, ?)",
 	[SQL_BUNDLE_UPDATE] = "UPDATE bundle SET sequence = ?, data = ? WHERE trust_domain = ?",
 	[SQL_BUNDLE_DELETE] = "DELETE FROM bundle WHERE trust_domain = ?",
-	[SQL_BUNDLE_ALL] = "SELECT trust_domain, sequence, data FROM bundle ORDER BY num",
+	[SQL_BUNDLE_ALL] = "SELECT trust_domain, sequence, data, num FROM bundle ORDER BY num",
 	[SQL_NODE_PUT] =
 		"INSERT INTO node (spiffe_id, attestation_type, serial, expires_at, new_serial, "
 		"new_expires_at, can_reattest, agent_version, selectors, num) "

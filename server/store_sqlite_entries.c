@@ -72,16 +72,21 @@ static bool is_token_alias(const struct entry *en)
 
 /* ---- what an entry must be ---- */
 
-static void drop_repeated(struct strings *s)
+static int by_text(const void *a, const void *b)
+{
+	return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Trust domains are a set, and kept in the order of their names, as SPIRE answers them. */
+static void sort_names(struct strings *s)
 {
 	size_t kept = 0;
 
-	for (size_t i = 0; i < s->n; i++) {
-		bool again = false;
+	if (s->n > 1)
+		qsort(s->v, s->n, sizeof(s->v[0]), by_text);
 
-		for (size_t j = 0; j < kept && !again; j++)
-			again = strcmp(s->v[i], s->v[j]) == 0;
-		if (again)
+	for (size_t i = 0; i < s->n; i++) {
+		if (kept && strcmp(s->v[i], s->v[kept - 1]) == 0)
 			free(s->v[i]);
 		else
 			s->v[kept++] = s->v[i];
@@ -132,7 +137,7 @@ static int check_entry(struct db *d, struct entry *en, struct err *refusal, stru
 					"DNS name \"%.255s\" is given twice", en->dns_names.v[i]);
 				return 0;
 			}
-	drop_repeated(&en->federates_with);
+	sort_names(&en->federates_with);
 	return check_federates(d, &en->federates_with, refusal, e);
 }
 

@@ -311,7 +311,7 @@ static int tokens_prune(struct db *d, struct op *o, struct err *e)
 /* ---- bundles ---- */
 
 static int bundle_sequence(
-	struct db *d, const char *td, uint64_t *ret, bool *ret_found, struct err *e)
+	struct db *d, const char *td, uint64_t *ret, int64_t *ret_num, struct err *e)
 {
 	sqlite3_stmt *st = db_statement(d, SQL_BUNDLE_HAS);
 	int r;
@@ -320,7 +320,7 @@ static int bundle_sequence(
 		return db_error(d, e);
 	db_text(st, 1, td);
 	r = db_step(d, st);
-	*ret_found = r == SQLITE_ROW;
+	*ret_num = r == SQLITE_ROW ? sqlite3_column_int64(st, 1) : 0;
 	*ret = r == SQLITE_ROW ? (uint64_t)sqlite3_column_int64(st, 0) : 0;
 	r = r == SQLITE_ROW || r == SQLITE_DONE ? 0 : db_error(d, e);
 	sqlite3_reset(st);
@@ -352,11 +352,11 @@ int db_bundle_put(struct db *d, struct op *o, struct err *e)
 {
 	bool given = o->expect_sequence == STORE_SEQUENCE_GIVEN;
 	uint64_t was;
-	bool found;
+	int64_t num;
 	struct bundle *b;
 	struct bytes data;
 	struct effect *f;
-	int r = bundle_sequence(d, o->key, &was, &found, e);
+	int r = bundle_sequence(d, o->key, &was, &num, e);
 
 	if (r)
 		return r;
@@ -367,8 +367,9 @@ int db_bundle_put(struct db *d, struct op *o, struct err *e)
 		b->sequence = was + 1;
 	bundle_pack(b, &d->packed);
 	data = buf_view(&d->packed);
-	r = db_run(d, e, found ? SQL_BUNDLE_UPDATE : SQL_BUNDLE_INSERT, "ibt", (int64_t)b->sequence,
+	r = db_run(d, e, num ? SQL_BUNDLE_UPDATE : SQL_BUNDLE_INSERT, "ibt", (int64_t)b->sequence,
 		&data, o->key);
+	b->num = num ? num : sqlite3_last_insert_rowid(d->h);
 	f = r ? NULL : db_effect(d, o, CHANGE_BUNDLE, o->key, e);
 	if (!f) {
 		bundle_unref(b);
@@ -445,13 +446,13 @@ static int federated_count(struct db *d, const char *td, int64_t *ret, struct er
 static int bundle_delete(struct db *d, struct op *o, struct err *e)
 {
 	uint64_t was;
-	bool found;
+	int64_t num;
 	int64_t n = 0;
-	int r = bundle_sequence(d, o->key, &was, &found, e);
+	int r = bundle_sequence(d, o->key, &was, &num, e);
 
 	if (r)
 		return r;
-	if (!found)
+	if (!num)
 		return db_refuse(o, ERR_NOT_FOUND, "bundle not found");
 	r = federated_count(d, o->key, &n, e);
 	if (!r && n && o->delete_mode == BUNDLE_RESTRICT)
@@ -536,6 +537,7 @@ static int load_bundle(
 		return e->code;
 	}
 	b->sequence = (uint64_t)sqlite3_column_int64(st, 1);
+	b->num = sqlite3_column_int64(st, 3);
 	o->bundle(o->arg, 0, b->trust_domain, b);
 	return 0;
 }

@@ -374,8 +374,10 @@ static void test_list_numbers(void)
 	strings_deinit(&p.ids);
 	free(token);
 	p = (struct page){ .max = 2 };
-	CHECK_OK(entries_list(x, &any, "99999999999999999999", page_fn, &p, &token, &e));
+	CHECK_OK(entries_list(x, &any, "999999", page_fn, &p, &token, &e));
 	CHECK(!token && p.ids.n == 0);
+	CHECK_ERR(entries_list(x, &any, "99999999999999999999", page_fn, &p, &token, &e),
+		ERR_INTERNAL);
 	entries_free(x);
 }
 

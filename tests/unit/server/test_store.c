@@ -99,8 +99,16 @@ static void test_order_and_repeats(void)
 	CHECK_STR(got[0].message, "DNS name \"a.org\" is given twice");
 	CHECK_INT(update(with_selector(entry_of("one", "w", "u:3"), "u:3"), ENTRY_SELECTORS),
 		ERR_EXISTS);
-	CHECK_INT(create(entry_of("two", "v", "u:1")), 0);
+	CHECK_INT(put_bundle("z.org", 0, 0), 0);
+	CHECK_INT(put_bundle("a.org", 0, 0), 0);
+	en = entry_of("two", "v", "u:1");
+	strings_add(&en.federates_with, "z.org");
+	strings_add(&en.federates_with, "a.org");
+	strings_add(&en.federates_with, "z.org");
+	CHECK_INT(create(en), 0);
 	CHECK_INT(got[0].entry.num, 2);
+	CHECK_INT(got[0].entry.federates_with.n, 2);
+	CHECK_STR(got[0].entry.federates_with.v[0], "a.org");
 	reopen();
 	CHECK_STR(entry_seen("one")->selectors.v[0].value, "2");
 	CHECK_INT(entry_seen("two")->num, 2);
@@ -429,6 +437,12 @@ static void test_bundles(void)
 	CHECK_INT(sequence("a.org"), 77);
 	CHECK_INT(put_bundle("a.org", 5, STORE_SEQUENCE_GIVEN), 0);
 	CHECK_INT(sequence("a.org"), 5);
+	CHECK_INT(put_bundle("0.org", 0, 0), 0);
+	CHECK_INT(put_bundle("a.org", 5, STORE_SEQUENCE_GIVEN), 0);
+	reopen();
+	CHECK_INT(((const struct bundle *)map_get_str(bundles, "a.org"))->num, 1);
+	CHECK_INT(((const struct bundle *)map_get_str(bundles, "0.org"))->num, 2);
+	CHECK_INT(delete_bundle("0.org", BUNDLE_RESTRICT), 0);
 	CHECK_INT(delete_bundle("b.org", BUNDLE_RESTRICT), ERR_NOT_FOUND);
 	en = entry_of("e", "w", "u:1");
 	strings_add(&en.federates_with, "a.org");
