@@ -291,9 +291,12 @@ static void test_bootstrap(void)
 	key_unref(ca);
 }
 
+static char asked[512];
+
 static void serve_bundle(void *arg, const struct http_request *rq, struct http_response *rs)
 {
 	CHECK_STR(rq->path, "/bundle");
+	snprintf(asked, sizeof(asked), "%s", rq->query);
 	buf_bytes(&rs->body, buf_view(arg));
 }
 
@@ -311,7 +314,8 @@ static void test_bootstrap_by_url(void)
 	struct x509_cert *root = cert("spiffe://td", "ca", ca, ca, "ca", true);
 	AUTO_BUF struct buf json = BUF_INIT;
 	struct bundle *b = bundle_new("td");
-	char td[] = "td", url[] = "http://localhost/bundle";
+	char td[] = "td", url[] = "http://localhost/bundle", host[] = "server";
+	struct bootstrap_ask ask = { .again = true, .attempts = 3, .started = 1000000000 };
 	struct agent_options o = {
 		.trust_domain = td, .trust_bundle_url = url, .trust_bundle_spiffe_format = true
 	};
@@ -323,10 +327,17 @@ static void test_bootstrap_by_url(void)
 	bundle_to_json(b, &json);
 	h.unix_path = o.trust_bundle_unix_socket = xasprintf("%s/web.sock", test_dir());
 	CHECK_OK(http_server_open(l, &h, &web, &e));
-	bootstrap_start(l, &o, on_fetched, NULL);
+	o.server_address = host;
+	o.server_port = 8081;
+	bootstrap_start_as(l, &o, &ask, on_fetched, NULL);
 	loop_run(l);
 	CHECK_STR(boot_err.msg, "");
 	CHECK_INT(boot_roots, 1);
+	/* Who serves a Unix socket is told what for, with SPIRE's names. */
+	CHECK_STR(asked,
+		"spiffe-trust-domain=td&spire-attest-mode=rebootstrap&"
+		"spire-attest-start-time=2001-09-09T01%3A46%3A40Z&spire-connection-attempts=3&"
+		"spire-server-address=server&spire-server-port=8081");
 	/* Nobody there any more. */
 	bootstrap_start(l, &o, on_bundle, NULL);
 	loop_run(l);
