@@ -82,10 +82,10 @@ static pid_t attacker(const char *path, uid_t uid, int *ret_fd)
 		hand_over(pair[1], connect_to(path));
 		_exit(0);
 	}
+	close(pair[1]);
 	*ret_fd = take_over(pair[0]);
 	waitpid(pid, NULL, 0);
 	close(pair[0]);
-	close(pair[1]);
 	return pid;
 }
 
@@ -128,7 +128,7 @@ static bool answered(int fd)
 		buf_append(&in, part, (size_t)n);
 		if (memmem(in.p, in.len, "spiffe://", 9) && memmem(in.p, in.len, "\x30\x82", 2))
 			return true;
-		if (memmem(in.p, in.len, "no identity issued", 18))
+		if (memmem(in.p, in.len, "grpc-message", 12))
 			return false;
 	}
 	return false;
