@@ -164,6 +164,8 @@ static int open_public(struct agent *a, struct err *e)
 		return r;
 	if (!a->o->disable_workload_api)
 		api_workload_add(a->public_rpc, &a->api);
+	if (!a->o->disable_sds_api)
+		api_sds_add(a->public_rpc, &a->api);
 	api_health_add(a->public_rpc, &a->api);
 	rpc_server_start(a->public_rpc);
 	dir = dir_of(a->o->socket_path);
@@ -200,6 +202,7 @@ static int open_admin(struct agent *a, struct err *e)
 	if (r)
 		return r;
 	api_admin_add(a->admin_rpc, &a->api);
+	api_delegated_add(a->admin_rpc, &a->api);
 	rpc_server_start(a->admin_rpc);
 	r = door_open(a->loop, &d, &a->admin_door, e);
 	if (r)

@@ -26,6 +26,8 @@ struct api {
 
 /* Services to be added to a server; they live as long as the program. */
 void api_workload_add(struct rpc_server *s, struct api *a);
+void api_sds_add(struct rpc_server *s, struct api *a);
+void api_delegated_add(struct rpc_server *s, struct api *a);
 void api_health_add(struct rpc_server *s, struct api *a);
 void api_admin_add(struct rpc_server *s, struct api *a);
 

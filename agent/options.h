@@ -43,6 +43,8 @@ struct agent_options {
 	int64_t sync_interval_ns; /* against servers without Sync/Watch */
 	bool use_sync_authorized_entries;
 	bool disable_workload_api, disable_sds_api;
+	char *sds_svid_name, *sds_bundle_name, *sds_all_bundles_name;
+	bool sds_plain_ca;            /* roots without Envoy's SPIFFE validator */
 	struct strings log_selectors; /* "type" or "type:value" prefixes that may stand in logs */
 
 	/* plugins */

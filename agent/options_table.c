@@ -11,7 +11,6 @@
 #define NOTE_CLOUD "this cloud's plugins are not part of Assay; use join_token or x509pop"
 #define NOTE_LATER "not part of this version yet; use join_token or x509pop"
 #define NOTE_WORKLOAD "not part of this version yet; use WorkloadAttestor \"unix\""
-#define NOTE_SDS "this version does not serve Envoy's SDS yet"
 #define NOTE_STORE "this version stores no SVIDs elsewhere; workloads fetch them on the socket"
 #define NOTE_PROFILER "there is no Go profiler; use perf"
 #define NOTE_METRICS "only Prometheus is built in; remove it"
@@ -74,7 +73,7 @@ const struct config_option agent_option_table[] = {
 		.type = CONFIG_T_BOOL,
 		AT(disable_sds_api),
 		.value = "false",
-		.doc = "Do not serve Envoy's SDS (this version does not yet)." },
+		.doc = "Do not serve Envoy's SDS." },
 	{ .path = "agent.disable_workload_api",
 		.type = CONFIG_T_BOOL,
 		AT(disable_workload_api),
@@ -213,12 +212,32 @@ const struct config_option agent_option_table[] = {
 	{ .path = "agent.sds",
 		.type = CONFIG_T_SECTION,
 		.flags = CONFIG_LENIENT,
-		.doc = "Names of Envoy's SDS, which this version does not serve yet. Unknown keys "
-		       "are only warned of." },
-	IGNORED("agent.sds.default_svid_name", NOTE_SDS),
-	IGNORED("agent.sds.default_bundle_name", NOTE_SDS),
-	IGNORED("agent.sds.default_all_bundles_name", NOTE_SDS),
-	IGNORED("agent.sds.disable_spiffe_cert_validation", NOTE_SDS),
+		.doc = "Envoy's SDS (docs/ENVOY.md). Unknown keys are only warned of." },
+	{ .path = "agent.sds.default_svid_name",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT(sds_svid_name),
+		.value = "default",
+		.doc = "Resource name that stands for the first X509-SVID." },
+	{ .path = "agent.sds.default_bundle_name",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT(sds_bundle_name),
+		.value = "ROOTCA",
+		.doc = "Resource name that stands for the own trust domain's bundle." },
+	{ .path = "agent.sds.default_all_bundles_name",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT(sds_all_bundles_name),
+		.value = "ALL",
+		.doc = "Resource name that stands for all bundles at once." },
+	{ .path = "agent.sds.disable_spiffe_cert_validation",
+		.type = CONFIG_T_BOOL,
+		AT(sds_plain_ca),
+		.value = "false",
+		.doc = "Bundles as a bare list of CAs, without Envoy's SPIFFE validator. A proxy "
+		       "may "
+		       "say otherwise in its node's metadata." },
 
 	{ .path = "agent.experimental",
 		.type = CONFIG_T_SECTION,

