@@ -311,6 +311,21 @@ static void log_entry(const char *what, const struct entry *en)
 		"parent_id", en->parent_id, NULL);
 }
 
+static int by_text(const void *a, const void *b)
+{
+	return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* SPIRE answers what it has just written in the order of its database's indexes, and everything
+ * else in the order given; scripts compare the output of both. */
+static Spire__Api__Types__Entry *written(struct entry *en, const Spire__Api__Types__EntryMask *mask)
+{
+	selectors_normalize(&en->selectors);
+	if (en->dns_names.n > 1)
+		qsort(en->dns_names.v, en->dns_names.n, sizeof(*en->dns_names.v), by_text);
+	return pb_entry(en, mask);
+}
+
 static void created(void *arg, struct store_result *r, size_t n)
 {
 	struct batch *b = arg;
@@ -320,7 +335,9 @@ static void created(void *arg, struct store_result *r, size_t n)
 	for (size_t i = 0; i < n; i++) {
 		V1(BatchCreateEntryResponse__Result) *m = rs->results[b->index[i]];
 
-		if (r[i].code == 0 || r[i].similar)
+		if (r[i].code == 0)
+			m->entry = written(&r[i].entry, b->output_mask);
+		else if (r[i].similar)
 			m->entry = pb_entry(&r[i].entry, b->output_mask);
 		if (r[i].code == 0)
 			m->status = pb_ok();
@@ -393,7 +410,7 @@ static void updated(void *arg, struct store_result *r, size_t n)
 		V1(BatchUpdateEntryResponse__Result) *m = rs->results[b->index[i]];
 
 		if (r[i].code == 0) {
-			m->entry = pb_entry(&r[i].entry, b->output_mask);
+			m->entry = written(&r[i].entry, b->output_mask);
 			m->status = pb_ok();
 			log_entry("updated", &r[i].entry);
 		} else {

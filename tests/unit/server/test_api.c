@@ -42,6 +42,95 @@ static void test_create(void)
 	finish();
 }
 
+static void add_selector(Spire__Api__Types__Entry *m, const char *value)
+{
+	Spire__Api__Types__Selector *s = pb_new(&spire__api__types__selector__descriptor);
+
+	s->type = pb_str("unix");
+	s->value = pb_str(value);
+	pb_append(&m->selectors, &m->n_selectors, s);
+}
+
+/* As SPIRE: sorted in the answer to a write, as given when read; what is there twice, and an id in
+ * use, are refused without an entry. */
+static void test_create_order(void)
+{
+	EN(GetEntryRequest) grq = SPIRE__API__SERVER__ENTRY__V1__GET_ENTRY_REQUEST__INIT;
+	Spire__Api__Types__Entry *m = entry("e1", "/a", "uid:1");
+	EN(BatchCreateEntryResponse) * rs;
+	Spire__Api__Types__Entry *got;
+	struct err e;
+
+	serve();
+	add_selector(m, "gid:1");
+	pb_append(&m->dns_names, &m->n_dns_names, pb_str("b"));
+	pb_append(&m->dns_names, &m->n_dns_names, pb_str("a"));
+	rs = create(m);
+	CHECK_STR(rs->results[0]->entry->selectors[0]->value, "gid:1");
+	CHECK_STR(rs->results[0]->entry->dns_names[0], "a");
+	FREE(rs);
+	grq.id = text("e1");
+	CHECK_OK(CALL(ENTRY "GetEntry", &grq, spire__api__types__entry, &got));
+	CHECK_STR(got->selectors[0]->value, "uid:1");
+	CHECK_STR(got->dns_names[0], "b");
+	FREE(got);
+	m = entry("", "/b", "uid:1");
+	add_selector(m, "uid:1");
+	rs = create(m);
+	CHECK_INT(rs->results[0]->status->code, ERR_EXISTS);
+	CHECK_STR(rs->results[0]->status->message,
+		"failed to create entry: a selector is given twice");
+	CHECK(!rs->results[0]->entry);
+	FREE(rs);
+	rs = create(entry("e1", "/b", "uid:1"));
+	CHECK_INT(rs->results[0]->status->code, ERR_EXISTS);
+	CHECK(!rs->results[0]->entry);
+	FREE(rs);
+	finish();
+}
+
+/* Filters that are none, or that nobody can apply. */
+static void test_list_odd(void)
+{
+	EN(ListEntriesRequest) rq = SPIRE__API__SERVER__ENTRY__V1__LIST_ENTRIES_REQUEST__INIT;
+	EN(ListEntriesRequest__Filter)
+	f = SPIRE__API__SERVER__ENTRY__V1__LIST_ENTRIES_REQUEST__FILTER__INIT;
+	Spire__Api__Types__SelectorMatch sm = SPIRE__API__TYPES__SELECTOR_MATCH__INIT;
+	Google__Protobuf__BoolValue no = GOOGLE__PROTOBUF__BOOL_VALUE__INIT;
+	Spire__Api__Types__Entry *m = entry("e1", "/a", "uid:1");
+	EN(ListEntriesResponse) * rs;
+	EN(BatchCreateEntryResponse) * crs;
+	struct err e;
+
+	serve();
+	m->downstream = true;
+	crs = create(m);
+	FREE(crs);
+	rq.filter = &f;
+	f.by_downstream = &no;
+	CHECK_OK(CALL(ENTRY "ListEntries", &rq,
+		spire__api__server__entry__v1__list_entries_response, &rs));
+	CHECK_INT(rs->n_entries, 1);
+	FREE(rs);
+	m = entry("", "/a", "uid:1");
+	sm.n_selectors = 1;
+	sm.selectors = m->selectors;
+	sm.match = 9;
+	f.by_selectors = &sm;
+	CHECK_ERR(CALL(ENTRY "ListEntries", &rq,
+			  spire__api__server__entry__v1__list_entries_response, &rs),
+		ERR_INTERNAL);
+	CHECK_STR(e.msg, "failed to list entries: unhandled selectors match behavior 9");
+	FREE(m);
+	rq.filter = NULL;
+	rq.page_token = text("garbage");
+	CHECK_ERR(CALL(ENTRY "ListEntries", &rq,
+			  spire__api__server__entry__v1__list_entries_response, &rs),
+		ERR_INTERNAL);
+	CHECK_STR(e.msg, "failed to list entries: could not parse token 'garbage'");
+	finish();
+}
+
 static void test_list(void)
 {
 	EN(ListEntriesRequest) rq = SPIRE__API__SERVER__ENTRY__V1__LIST_ENTRIES_REQUEST__INIT;
@@ -332,5 +421,6 @@ static void test_small_services(void)
 	finish();
 }
 
-TEST_MAIN(TEST(run_server), TEST(test_create), TEST(test_list), TEST(test_expiry),
-	TEST(test_update_delete), TEST(test_mint), TEST(test_bundles), TEST(test_small_services))
+TEST_MAIN(TEST(run_server), TEST(test_create), TEST(test_create_order), TEST(test_list),
+	TEST(test_list_odd), TEST(test_expiry), TEST(test_update_delete), TEST(test_mint),
+	TEST(test_bundles), TEST(test_small_services))
