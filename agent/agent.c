@@ -26,8 +26,11 @@ enum {
 	DATA_DIR_MODE = 0700,
 	UMASK_LEAST = 0027,
 	STOP_GRACE_MS = 2000,
-	/* Announced by a peer; above RPC_MESSAGE_MAX_WORKLOAD, so that most get a status. */
+	/* Announced by a peer; above what is taken, so that most get a status. */
 	PUBLIC_MESSAGE_MAX = 256 << 10,
+	ENVOY_MESSAGE_MAX = 512 << 10,
+	/* An Envoy opens a stream per secret, up to a hundred on a connection, all at once. */
+	ENVOY_PENDING_MAX = 8 << 20,
 };
 
 /* ---- the process ---- */
@@ -143,14 +146,17 @@ static void admin_conn(void *arg, int fd, struct peer *peer)
 
 static int open_public(struct agent *a, struct err *e)
 {
-	struct rpc_server_options ro = { .message_max = RPC_MESSAGE_MAX_WORKLOAD,
+	bool envoy = !a->o->disable_sds_api;
+	struct rpc_server_options ro = { .message_max = envoy ? RPC_MESSAGE_MAX_ENVOY
+							      : RPC_MESSAGE_MAX_WORKLOAD,
 		.local = true,
 		.authorize = api_public_authorize,
 		.finished = api_finished,
 		.arg = &a->api };
 	struct door_options d = { .unix_path = a->o->socket_path,
 		.unix_mode = PUBLIC_MODE,
-		.message_max = PUBLIC_MESSAGE_MAX,
+		.message_max = envoy ? ENVOY_MESSAGE_MAX : PUBLIC_MESSAGE_MAX,
+		.pending_max = envoy ? ENVOY_PENDING_MAX : 0,
 		.on_conn = public_conn,
 		.arg = a };
 	AUTO(free) char *dir = NULL;
@@ -164,7 +170,7 @@ static int open_public(struct agent *a, struct err *e)
 		return r;
 	if (!a->o->disable_workload_api)
 		api_workload_add(a->public_rpc, &a->api);
-	if (!a->o->disable_sds_api)
+	if (envoy)
 		api_sds_add(a->public_rpc, &a->api);
 	api_health_add(a->public_rpc, &a->api);
 	rpc_server_start(a->public_rpc);

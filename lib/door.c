@@ -145,6 +145,8 @@ static void admit(struct door *d, int fd, const struct sockaddr *sa)
 	c->proxied = d->o.tls && is_proxy(d, sa);
 	c->spoke = true;
 	guard_init(&c->guard, d->o.message_max ? d->o.message_max : DOOR_MESSAGE_MAX);
+	if (d->o.pending_max)
+		c->guard.incomplete_max = d->o.pending_max;
 	share_enter(&d->hub->share, h, c);
 	d->stats.open++;
 	list_append(&d->conns, &c->in_door);

@@ -85,6 +85,7 @@ struct door_options {
 	/* Bytes of one gRPC message that the guard lets through, 0: DOOR_MESSAGE_MAX; C-core, which
 	 * holds a message whole before it looks at its own limit, should refuse smaller ones. */
 	uint32_t message_max;
+	uint32_t pending_max; /* of all messages under way on a connection; 0: twice message_max */
 	/* The plaintext side: fd is O_NONBLOCK, now the callee's. peer is borrowed: take a
 	 * reference to keep it. */
 	void (*on_conn)(void *arg, int fd, struct peer *peer);

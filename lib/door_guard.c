@@ -58,7 +58,7 @@ const char *guard_fault_text(enum guard_fault f)
 
 void guard_init(struct guard *g, uint32_t message_max)
 {
-	*g = (struct guard){ .message_max = message_max };
+	*g = (struct guard){ .message_max = message_max, .incomplete_max = message_max * 2 };
 	g->streams = g->few;
 	g->cap_streams = GUARD_STREAMS_INLINE;
 }
@@ -305,9 +305,8 @@ static enum guard_fault on_client_frame(struct guard *g, const struct frame *f)
 static enum guard_fault on_prefix(struct guard *g, const struct guard_stream *s)
 {
 	g->incomplete += s->left;
-	return s->left > g->message_max || g->incomplete > (uint64_t)g->message_max * 2
-		       ? GUARD_MESSAGE
-		       : GUARD_FINE;
+	return s->left > g->message_max || g->incomplete > g->incomplete_max ? GUARD_MESSAGE
+									     : GUARD_FINE;
 }
 
 /* Follows the gRPC messages in n bytes of DATA. */

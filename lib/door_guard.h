@@ -56,8 +56,9 @@ struct guard {
 	struct guard_half client;
 	struct guard_half server;
 	uint32_t message_max;
-	uint32_t last_id;      /* highest stream the client opened */
-	uint32_t block_stream; /* whose header block is open; 0: none */
+	uint32_t incomplete_max; /* of incomplete, below */
+	uint32_t last_id;        /* highest stream the client opened */
+	uint32_t block_stream;   /* whose header block is open; 0: none */
 	uint32_t block_bytes;
 	uint8_t block_pieces;
 	uint8_t preface; /* bytes of it seen */
@@ -78,7 +79,8 @@ struct guard {
 	struct guard_stream few[GUARD_STREAMS_INLINE];
 };
 
-/* message_max: bytes of one gRPC message; twice as much may be under way on one connection. */
+/* message_max: bytes of one gRPC message; twice as much may be under way on one connection, unless
+ * incomplete_max is set to more afterwards. */
 void guard_init(struct guard *g, uint32_t message_max);
 void guard_deinit(struct guard *g);
 

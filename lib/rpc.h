@@ -18,6 +18,8 @@ enum {
 	RPC_MESSAGE_MAX = 4 << 20, /* received, as gRPC's default */
 	RPC_METADATA_MAX = 8192,
 	RPC_MESSAGE_MAX_WORKLOAD = 64 << 10, /* requests on the agent's public socket */
+	RPC_MESSAGE_MAX_ENVOY = 256 << 10,   /* there, if Envoy may come: 1.40 lists 61 KB of
+						its extensions in each stream's first request */
 };
 
 /* ---- server ---- */
