@@ -134,7 +134,7 @@ static int read_member(struct reader *r, struct set *s, int *ret_char, struct er
 	}
 	if (!is_plain(*r->p))
 		return bad(e, *r->p ? "unsupported character" : "missing closing ]");
-	*ret_char = *r->p++;
+	*ret_char = (unsigned char)*r->p++;
 	return 0;
 }
 

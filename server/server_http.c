@@ -96,7 +96,7 @@ static double uptime(void *arg)
 {
 	const struct api *a = arg;
 
-	return (double)((clock_mono().ns - a->started.ns) / NS_PER_MS);
+	return (double)(clock_mono().ns - a->started.ns) / NS_PER_MS;
 }
 
 static double store_value(void *arg, size_t which)

@@ -291,7 +291,7 @@ static int check_header(const char *path, int fd, struct err *e)
 	if ((uint64_t)st.st_size < page * be32(h + 28))
 		return err_set(e, ERR_DATA_LOSS,
 			"datastore: %s is damaged: it should have %llu bytes and has %llu", path,
-			(unsigned long long)(page * be32(h + 28)), (unsigned long long)st.st_size);
+			page * (unsigned long long)be32(h + 28), (unsigned long long)st.st_size);
 	return 0;
 }
 
