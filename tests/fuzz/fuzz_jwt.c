@@ -20,7 +20,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	}
 	if (jwt_parse(bytes_of(p, n), &j, &e) != 0)
 		return 0;
-	INVARIANT(j.aud.n > 0 && j.sub.text && j.claims_json && j.signature.len);
+	INVARIANT(j.aud.n > 0 && j.sub.text && j.claims_json);
 	INVARIANT(jwt_verify(&j, b, j.aud.v[0], wall_of_sec(1), &e) == ERR_INVALID);
 	jwt_deinit(&j);
 	return 0;

@@ -40,14 +40,16 @@ JWT-SVID TTL            : default
 Expiration time         : 2033-05-18 03:33:20 +0000 UTC
 Selector                : unix:gid:2
 Selector                : unix:uid:1
-DNS name                : b.example.org
 DNS name                : a.example.org
+DNS name                : b.example.org
 Admin                   : true
 StoreSvid               : true
 Hint                    : hello
 JwtSvidIncludeJti       : true"
 	gives 0 "$shown" new_entry a -entryID e1 -selector unix:uid:1 -selector unix:gid:2 -x509SVIDTTL 100 -downstream -admin -storeSVID \
 		-dns b.example.org -dns a.example.org -hint hello -entryExpiry 2000000000 -jwtSVIDIncludeJTI
+	# as in SPIRE: the answer to a create is sorted, a list has the order that was given
+	shown=$(sed '/^DNS name *: a/{h;d};/^DNS name *: b/G' <<<"$shown")
 	gives 0 "Found 1 entry
 $shown" s entry show -entryID e1
 	gives 0 '1 registration entry' s entry count

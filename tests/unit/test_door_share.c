@@ -61,6 +61,7 @@ static void busy_flood(void)
 {
 	static int fds[MANY];
 	uint64_t want = BUDGET / 2 / 4;
+	int kept = 0;
 	int idle = hello();
 
 	CHECK(call_on(idle, 1));
@@ -74,10 +75,13 @@ static void busy_flood(void)
 	CHECK_INT(stats().open, want);
 	CHECK_INT(stats().refused_full + stats().evicted_idle, MANY + 1 - want);
 	CHECK(h2_closed(idle, 10000));
-	CHECK(!h2_closed(fds[0], 0));
+	/* One whose call had not been read yet may have gone as idle; those with a call stay. */
+	while (kept < MANY && h2_closed(fds[kept], 0))
+		kept++;
+	CHECK(kept < MANY);
 	for (int i = 0; i < 20; i++)
 		CHECK(other_process(fresh_call));
-	CHECK(!h2_closed(fds[0], 0));
+	CHECK(!h2_closed(fds[kept], 0));
 	for (int i = 0; i < MANY; i++)
 		close(fds[i]);
 	close(idle);
