@@ -89,6 +89,8 @@ old_database() {
 		import sqlite3, sys
 		d = sqlite3.connect(sys.argv[1])
 		d.execute("DROP TABLE relationship")
+		d.execute("DROP INDEX node_num")
+		d.execute("ALTER TABLE node DROP COLUMN num")
 		d.execute("UPDATE meta SET value = '1' WHERE name = 'schema'")
 		d.commit()
 	PY
