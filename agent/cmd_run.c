@@ -131,17 +131,6 @@ static void read_flags(const struct cli *c, struct agent_flags *f)
 		f->server_port = 65536; /* refused with the option's own words */
 }
 
-/* "prefix: reason", or every problem in a line of its own. */
-static int say_invalid(
-	struct cli *c, const char *prefix, const struct buf *problems, const struct err *e)
-{
-	if (problems->len)
-		cli_errorf(c, "%s%s", prefix, buf_cstr(problems));
-	else
-		cli_errorf(c, "%s%s\n", prefix, e->msg);
-	return 1;
-}
-
 /* ---- run ---- */
 
 static int set_up_log(const struct agent_options *o, struct err *e)
@@ -162,7 +151,7 @@ static int run(struct cli *c)
 
 	read_flags(c, &f);
 	if (agent_options_load(&o, &f, &problems, &e))
-		return say_invalid(c, "", &problems, &e);
+		return cli_invalid(c, "", &problems, &e);
 	r = set_up_log(&o, &e);
 	if (r) {
 		cli_errorf(c, "%s\n", e.msg);
@@ -209,7 +198,7 @@ static int validate(struct cli *c)
 		return describe(c);
 	read_flags(c, &f);
 	if (agent_options_load(&o, &f, &problems, &e))
-		return say_invalid(c,
+		return cli_invalid(c,
 			problems.len ? "SPIRE agent configuration file is invalid:\n"
 				     : "SPIRE agent configuration file is invalid: ",
 			&problems, &e);

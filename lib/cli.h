@@ -141,6 +141,10 @@ struct Spire__Api__Types__Logger;
 int cli_print_logger(struct cli *c, const struct Spire__Api__Types__Logger *l);
 int cli_log_level(const char *name, int *ret, struct err *e) MUST_USE;
 
+/* A configuration that is refused: "<prefix><reason>", or every problem in a line of its own.
+ * Gives 1. */
+int cli_invalid(struct cli *c, const char *prefix, const struct buf *problems, const struct err *e);
+
 /* "2026-01-02 03:04:05 +0000 UTC", as Go prints a time; local or UTC. Caller frees. */
 char *cli_time(int64_t unix_seconds, bool utc);
 /* RFC 3339 in UTC, whole seconds. Caller frees. */

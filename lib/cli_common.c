@@ -160,6 +160,17 @@ int cli_logger_reset(struct cli *c, const char *service)
 	return logger_call(c, service, "ResetLogLevel", &rq.base, "failed to reset logger");
 }
 
+/* ---- configuration ---- */
+
+int cli_invalid(struct cli *c, const char *prefix, const struct buf *problems, const struct err *e)
+{
+	if (problems->len)
+		cli_errorf(c, "%s%s", prefix, buf_cstr(problems));
+	else
+		cli_errorf(c, "%s%s\n", prefix, e->msg);
+	return 1;
+}
+
 /* ---- texts ---- */
 
 enum { TIME_TEXT_MAX = 80 };

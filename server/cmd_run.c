@@ -80,17 +80,6 @@ static void read_flags(const struct cli *c, struct server_flags *f)
 		f->server_port = 65536; /* refused with the option's own words */
 }
 
-/* "prefix: reason", or every problem in a line of its own. */
-static int say_invalid(
-	struct cli *c, const char *prefix, const struct buf *problems, const struct err *e)
-{
-	if (problems->len)
-		cli_errorf(c, "%s%s", prefix, buf_cstr(problems));
-	else
-		cli_errorf(c, "%s%s\n", prefix, e->msg);
-	return 1;
-}
-
 /* ---- run ---- */
 
 static int set_up_log(const struct server_options *o, struct err *e)
@@ -111,7 +100,7 @@ static int run(struct cli *c)
 
 	read_flags(c, &f);
 	if (server_options_load(&o, &f, &problems, &e))
-		return say_invalid(c, "", &problems, &e);
+		return cli_invalid(c, "", &problems, &e);
 	r = set_up_log(&o, &e);
 	if (r) {
 		cli_errorf(c, "%s\n", e.msg);
@@ -158,7 +147,7 @@ static int validate(struct cli *c)
 		return describe(c);
 	read_flags(c, &f);
 	if (server_options_load(&o, &f, &problems, &e))
-		return say_invalid(c,
+		return cli_invalid(c,
 			problems.len ? "SPIRE server configuration file is invalid:\n"
 				     : "SPIRE server configuration file is invalid: ",
 			&problems, &e);
