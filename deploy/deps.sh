@@ -4,10 +4,10 @@
 # Without root and without password-free sudo it says which packages to install and fails.
 set -eu
 
-build="gcc g++ make pkg-config git ca-certificates autoconf automake libtool xz-utils libgrpc-dev libprotobuf-c-dev protobuf-c-compiler
+build="gcc g++ make pkg-config git ca-certificates curl autoconf automake libtool xz-utils libgrpc-dev libprotobuf-c-dev protobuf-c-compiler
  protobuf-compiler libprotobuf-dev libuv1-dev libsqlite3-dev libjansson-dev libhttp-parser-dev libabsl-dev libre2-dev libc-ares-dev
  zlib1g-dev"
-test="openssl openssh-client sqlite3 curl python3 iproute2 procps psmisc mandoc jq"
+test="openssl openssh-client sqlite3 python3 iproute2 procps psmisc mandoc jq"
 lint="clang clang-format clang-tidy cppcheck shellcheck"
 fuzz="clang libclang-rt-14-dev"
 
@@ -21,11 +21,6 @@ for group in "$@"; do
 	*) echo "deps.sh: no such group: $group (build, test, lint, fuzz)" >&2; exit 2 ;;
 	esac
 done
-# cargo is only the carrier of wolfSSL's source: see wolfssl.sh.
-if [ "${1:-}" = build ] && ! command -v cargo >/dev/null && ! "$(dirname "$0")/wolfssl.sh" --is-built; then
-	want="$want cargo"
-fi
-
 missing=
 for p in $want; do
 	s=$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)

@@ -5,7 +5,8 @@
 #   deploy/wolfssl.sh --is-built  exit status only
 # The version is pinned by content: a hash over the sorted hashes of the files in src/, wolfcrypt/src/ and wolfssl/, so that any archive form
 # will do. Places that may provide it, in this order: $WOLFSSL_SRC (a folder or a tar archive), the crate wolfssl-sys (it carries
-# the whole tree; fetched with the machine's own cargo set-up), upstream's release archive.
+# the whole tree) from the crates registry's file server, the same by the machine's own cargo set-up (which may know a mirror),
+# upstream's release archive.
 set -eu
 
 version=5.9.4
@@ -68,7 +69,15 @@ from_env() {
 	fi
 }
 
-from_crate() {
+from_registry() {
+	command -v curl >/dev/null || return 1
+	curl -fsSL --retry 3 --max-time 300 -o "$work/crate.tar.gz" \
+		"https://static.crates.io/crates/wolfssl-sys/wolfssl-sys-$crate_version.crate" || return 1
+	mkdir "$work/registry" && tar -xzf "$work/crate.tar.gz" -C "$work/registry" --strip-components=1 &&
+		take "$work/registry/wolfssl-src" "the crate wolfssl-sys $crate_version"
+}
+
+from_cargo() {
 	command -v cargo >/dev/null || return 1
 	mkdir -p "$work/crate/src"
 	printf '[package]\nname = "carrier"\nversion = "0.0.0"\nedition = "2021"\n[dependencies]\nwolfssl-sys = "=%s"\n' \
@@ -88,8 +97,8 @@ from_upstream() {
 	mkdir "$work/up" && tar -xzf "$work/up.tar.gz" -C "$work/up" --strip-components=1 && take "$work/up" "upstream's archive"
 }
 
-if ! { from_env || from_crate || from_upstream; }; then
-	echo "wolfssl.sh: the source of wolfSSL $version could not be had: neither by cargo nor from upstream." >&2
+if ! { from_env || from_registry || from_cargo || from_upstream; }; then
+	echo "wolfssl.sh: the source of wolfSSL $version could not be had: neither from the crates registry nor from upstream." >&2
 	echo "wolfssl.sh: get it by other means and set WOLFSSL_SRC to its folder or tar archive." >&2
 	exit 1
 fi

@@ -59,4 +59,62 @@ struct http_get *http_get(struct loop *l, const struct http_get_options *o,
 	void (*done)(void *arg, int status, struct bytes body, const struct err *e), void *arg);
 void http_get_cancel(struct http_get *g);
 
+/*
+ * A client of one origin, which keeps a few connections open between calls: the kubelet, the
+ * Kubernetes API, a Docker socket. Loop thread only.
+ */
+enum {
+	HTTP_CLIENT_IDLE_MAX = 4, /* connections kept open without a call */
+	HTTP_CLIENT_IDLE_MS = 60000,
+	HTTP_CLIENT_CALLS_MAX = 256, /* under way at once; further ones wait */
+};
+struct http_client;
+struct http_client_options {
+	const char *url; /* https://host[:port][/prefix]; http:// with unix_path or allow_plain */
+	const char *unix_path; /* NULL: TCP */
+	bool allow_plain;
+	/* The context of the next connection: with a client certificate, or renewed. NULL: one
+	 * without a certificate, TLS 1.2 allowed. */
+	struct tls_ctx *(*tls)(void *arg);
+	tls_verify_fn *verify; /* NULL: WebPKI by the host name. verify_arg outlives the client */
+	void *verify_arg;
+	const char *sni; /* NULL: the host of the URL */
+	void *arg;       /* of tls */
+};
+/* ERR_INVALID: the URL. Options are copied. */
+int http_client_new(struct loop *l, const struct http_client_options *o, struct http_client **ret,
+	struct err *e) MUST_USE;
+/* Cancels what is under way. Free of NULL is fine. */
+void http_client_free(struct http_client *c);
+/* New connections from now on, for when certificates or tokens changed: those open are closed when
+ * their call ends. */
+void http_client_renew(struct http_client *c);
+
+struct http_answer {
+	int status;
+	const char *content_type; /* "" when there is none */
+	int retry_after_s;        /* -1: the header is not there */
+	struct bytes body;        /* what part() did not take */
+};
+struct http_call_options {
+	const char *method; /* NULL: GET */
+	const char *path;   /* with the query; begins with a slash */
+	/* Further header lines, each with its CRLF (authorization among them: wiped after use). */
+	const char *headers;
+	const char *content_type; /* of body */
+	struct bytes body;        /* copied */
+	int timeout_ms;           /* for the whole; 0: 30 s; -1: none */
+	int idle_ms;              /* without a byte from the other side; 0: none */
+	size_t body_max;          /* gathered; 0: 1 MB. Longer: ERR_EXHAUSTED */
+	/* Takes the body of a 2xx as it comes, in place of gathering it. False: enough, the call
+	 * ends as if the body did. The call may not be cancelled from inside. */
+	bool (*part)(void *arg, struct bytes part);
+	/* Once, never from inside http_call(). e->code 0 on an answer of any status. */
+	void (*done)(void *arg, const struct http_answer *a, const struct err *e);
+	void *arg;
+};
+struct http_call;
+struct http_call *http_call(struct http_client *c, const struct http_call_options *o);
+void http_call_cancel(struct http_call *c); /* done is not called. NULL is fine */
+
 #endif
