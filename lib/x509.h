@@ -159,6 +159,9 @@ int x509_name_with_cn(struct bytes raw, const char *cn, struct buf *ret, struct 
 /* raw with its OUs replaced by (or, if none, with the addition of) ou, before serialNumber and CN.
  */
 int x509_name_with_ou(struct bytes raw, const char *ou, struct buf *ret, struct err *e) MUST_USE;
+/* raw with id as its x500UniqueIdentifier (2.5.4.45), last. */
+int x509_name_with_unique_id(
+	struct bytes raw, const char *id, struct buf *ret, struct err *e) MUST_USE;
 /* 16 random bytes, positive, not zero. */
 void x509_random_serial(uint8_t ret[16]);
 

@@ -18,7 +18,7 @@ static const struct {
 	{ 11, "OU" },
 	{ 17, "POSTALCODE" },
 };
-enum { ATTR_CN = 3, ATTR_SERIAL = 5, ATTR_C = 6, ATTR_O = 10, ATTR_OU = 11 };
+enum { ATTR_CN = 3, ATTR_SERIAL = 5, ATTR_C = 6, ATTR_O = 10, ATTR_OU = 11, ATTR_UNIQUE = 45 };
 
 struct attribute {
 	struct bytes oid;
@@ -289,6 +289,22 @@ int x509_name_with_ou(struct bytes raw, const char *ou, struct buf *ret, struct 
 	}
 	if (!done)
 		put_rdn(ret, ATTR_OU, ou);
+	der_close(ret, all);
+	return 0;
+}
+
+int x509_name_with_unique_id(struct bytes raw, const char *id, struct buf *ret, struct err *e)
+{
+	struct bytes body, rdn, whole;
+	size_t all;
+
+	if (!der_get(&raw, DER_SEQUENCE, &body) || raw.n || !name_check(body))
+		return err_set(e, ERR_INVALID, "malformed name");
+	all = der_open(ret, DER_SEQUENCE);
+	while (der_get_whole(&body, DER_SET, &rdn, &whole))
+		if (!has(rdn, ATTR_UNIQUE))
+			buf_bytes(ret, whole);
+	put_rdn(ret, ATTR_UNIQUE, id);
 	der_close(ret, all);
 	return 0;
 }

@@ -84,6 +84,7 @@ struct piece {
 static int sign_item(struct item *it, struct ca_issuer *issuer, struct wall now, struct err *e)
 {
 	struct ca_x509_params p = { .spiffe_id = it->spiffe_id,
+		.workload = true,
 		.dns_names = (const char *const *)it->dns_names.v,
 		.n_dns_names = it->dns_names.n,
 		.ttl_ns = it->ttl_ns,
@@ -302,6 +303,7 @@ static bool is_empty_name(const struct buf *raw)
 static int mint_sign(struct mint *m, const struct x509_csr *csr, struct err *e)
 {
 	struct ca_x509_params p = { .spiffe_id = m->id.text,
+		.workload = true,
 		.spki = pubkey_spki(csr->pubkey),
 		.dns_names = (const char *const *)csr->dns_names.v,
 		.n_dns_names = csr->dns_names.n,

@@ -120,6 +120,7 @@ static struct ca *ca_alloc(const struct ca_options *o)
 	ca->jwt_svid_ttl_ns = o->jwt_svid_ttl_ns;
 	ca->agent_ttl_ns = o->agent_ttl_ns;
 	ca->disable_jwt = o->disable_jwt;
+	ca->unique_id = o->unique_id;
 	ca->upstream = o->upstream;
 	ca->backoff = (struct backoff){ .first_ns = NS_PER_SEC, .max_ns = 15 * NS_PER_SEC };
 	return ca;

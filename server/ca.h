@@ -31,6 +31,7 @@ struct ca_options {
 	int64_t ca_ttl_ns, x509_svid_ttl_ns, jwt_svid_ttl_ns, agent_ttl_ns;
 	const char *jwt_issuer;
 	bool disable_jwt;
+	bool unique_id; /* workloads' subjects get one: see CredentialComposer "uniqueid" */
 	struct upstream *upstream; /* who signs the CA; NULL: it signs itself. Outlives the CA */
 };
 /* Reads the journal (blocking). Work begins when the loop runs: until then the caller hands over
@@ -65,6 +66,7 @@ struct ca_x509_params {
 	struct bytes subject_raw; /* n = 0: C=US, O=SPIRE, and CN = first DNS name if any */
 	int64_t ttl_ns;           /* 0: the server's default for workloads */
 	bool agent;               /* default is agent_ttl */
+	bool workload;            /* the subject gets a unique id, if that is configured */
 	struct wall now;
 };
 struct ca_x509_svid {

@@ -57,7 +57,7 @@ struct ca {
 	char *trust_domain, *country, *organization, *common_name, *jwt_issuer_name;
 	enum key_type key_type[CA_KINDS];
 	int64_t ca_ttl_ns, x509_svid_ttl_ns, jwt_svid_ttl_ns, agent_ttl_ns;
-	bool disable_jwt;
+	bool disable_jwt, unique_id;
 	struct upstream *upstream;                        /* NULL: none */
 	struct bundle *upstream_bundle;                   /* as last told; NULL: not yet */
 	bool jwt_stays_here;                              /* the upstream takes no JWT keys */

@@ -15,6 +15,7 @@ struct ca_issuer {
 	struct buf default_subject; /* C=US, O=SPIRE */
 	char *trust_domain;
 	int64_t ttl_ns, agent_ttl_ns, ca_ttl_ns;
+	bool unique_id;
 };
 
 struct ca_jwt_issuer {
@@ -53,6 +54,7 @@ struct ca_issuer *ca_issuer_new(const struct ca *ca, const struct ca_slot *s)
 	x509_name_der(&(struct x509_name){ .country = "US", .organization = "SPIRE" },
 		&i->default_subject);
 	i->trust_domain = xstrdup(ca->trust_domain);
+	i->unique_id = ca->unique_id;
 	i->ttl_ns = ca->x509_svid_ttl_ns;
 	i->agent_ttl_ns = ca->agent_ttl_ns > 0 ? ca->agent_ttl_ns : ca->x509_svid_ttl_ns;
 	return i;
@@ -98,18 +100,38 @@ void ca_serial_decimal(const uint8_t serial[16], char ret[48])
 	ret[n] = 0;
 }
 
+enum { UNIQUE_ID_SIZE = 16 }; /* of the SHA-256; enough that nobody finds two alike */
+
+static int add_unique_id(const char *spiffe_id, struct buf *subject, struct err *e)
+{
+	AUTO_BUF struct buf hex = BUF_INIT;
+	AUTO_BUF struct buf with = BUF_INIT;
+	uint8_t hash[HASH_MAX];
+	int r;
+
+	hash_of(HASH_SHA256, bytes_str(spiffe_id), hash);
+	hex_encode(&hex, bytes_of(hash, UNIQUE_ID_SIZE));
+	r = x509_name_with_unique_id(buf_view(subject), buf_cstr(&hex), &with, e);
+	if (r)
+		return r;
+	buf_reset(subject);
+	buf_bytes(subject, buf_view(&with));
+	return 0;
+}
+
 /* SPIRE's rule: the default subject when none is asked for; the first DNS name becomes the CN. */
 static int make_subject(
 	const struct ca_issuer *i, const struct ca_x509_params *p, struct buf *ret, struct err *e)
 {
 	/* A Name without parts is two bytes. */
 	struct bytes asked = p->subject_raw.n > 2 ? p->subject_raw : buf_view(&i->default_subject);
+	int r = 0;
 
-	if (p->n_dns_names == 0) {
+	if (p->n_dns_names == 0)
 		buf_bytes(ret, asked);
-		return 0;
-	}
-	return x509_name_with_cn(asked, p->dns_names[0], ret, e);
+	else
+		r = x509_name_with_cn(asked, p->dns_names[0], ret, e);
+	return !r && p->workload && i->unique_id ? add_unique_id(p->spiffe_id, ret, e) : r;
 }
 
 /* NotAfter = min(now + ttl, the issuer's own). */

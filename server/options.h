@@ -51,6 +51,7 @@ struct server_options {
 	char *db_connection_string; /* path of the SQLite file; default <data_dir>/datastore.sqlite3
 				     */
 	bool keymgr_memory;
+	bool composer_uniqueid;
 	char *keys_path; /* disk key manager; default <data_dir>/keys.json */
 	bool attest_join_token;
 	bool attest_x509pop;

@@ -579,7 +579,8 @@ static int start_ca(struct server *s, struct err *e)
 		.jwt_svid_ttl_ns = o->default_jwt_svid_ttl_ns,
 		.agent_ttl_ns = o->agent_ttl_ns,
 		.jwt_issuer = o->jwt_issuer,
-		.disable_jwt = o->disable_jwt_svids };
+		.disable_jwt = o->disable_jwt_svids,
+		.unique_id = o->composer_uniqueid };
 	struct bundle *own = api_bundle(&s->api, o->trust_domain);
 	int r = start_upstream(s, e);
 

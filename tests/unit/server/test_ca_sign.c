@@ -59,6 +59,27 @@ static void test_svid_profile(void)
 	end();
 }
 
+/* Only workloads, and only when asked for. The value is `printf spiffe://td/w | sha256sum`, half.
+ */
+static void test_unique_id(void)
+{
+	static const char id[] = "9ef9e914d0dc8bf9b25f386efdbdb65c";
+	struct ca_x509_svid svid;
+
+	begin(DAY);
+	set_clock(T0);
+	options.unique_id = true;
+	start();
+	svid = sign_svid(&(struct ca_x509_params){ .workload = true });
+	CHECK(memmem(svid.leaf.p, svid.leaf.len, id, sizeof(id) - 1) != NULL);
+	check_svid(&svid);
+	ca_x509_svid_deinit(&svid);
+	svid = sign_svid(&(struct ca_x509_params){ .agent = true });
+	CHECK(memmem(svid.leaf.p, svid.leaf.len, id, sizeof(id) - 1) == NULL);
+	ca_x509_svid_deinit(&svid);
+	end();
+}
+
 static void test_ttls(void)
 {
 	struct ca_x509_svid svid;
@@ -222,5 +243,5 @@ static void test_rotation_in_real_time(void)
 	end();
 }
 
-TEST_MAIN(TEST(test_svid_profile), TEST(test_ttls), TEST(test_refused), TEST(test_output_check),
-	TEST(test_rotation_in_real_time))
+TEST_MAIN(TEST(test_svid_profile), TEST(test_unique_id), TEST(test_ttls), TEST(test_refused),
+	TEST(test_output_check), TEST(test_rotation_in_real_time))
