@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the build (or the tests, or the lint) needs on Debian 12, by package name, if it is missing.
-#   deploy/deps.sh build|test|lint …
+#   deploy/deps.sh build|test|lint|fuzz|kube …
 # Without root and without password-free sudo it says which packages to install and fails.
 set -eu
 
@@ -10,6 +10,7 @@ build="gcc g++ make pkg-config git ca-certificates curl autoconf automake libtoo
 test="openssl openssh-client sqlite3 python3 iproute2 procps psmisc mandoc jq"
 lint="clang clang-format clang-tidy cppcheck shellcheck"
 fuzz="clang libclang-rt-14-dev"
+kube="etcd-server containerd runc busybox-static iptables containernetworking-plugins"
 
 want=
 for group in "$@"; do
@@ -18,7 +19,8 @@ for group in "$@"; do
 	test) want="$want $test" ;;
 	lint) want="$want $lint" ;;
 	fuzz) want="$want $fuzz" ;;
-	*) echo "deps.sh: no such group: $group (build, test, lint, fuzz)" >&2; exit 2 ;;
+	kube) want="$want $kube" ;;
+	*) echo "deps.sh: no such group: $group (build, test, lint, fuzz, kube)" >&2; exit 2 ;;
 	esac
 done
 missing=

@@ -19,7 +19,7 @@ cleanup() {
 		kill -9 "$p" 2>/dev/null
 	done
 	wait 2>/dev/null
-	rm -rf "$W"
+	rm -rf "$W" "$W.kube"
 }
 trap cleanup EXIT
 

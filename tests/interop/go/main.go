@@ -32,7 +32,7 @@ import (
 
 func main() {
 	if len(os.Args) < 3 {
-		fatal(errors.New("usage: clients mtls|jwt|none|bundles SOCKET …"))
+		fatal(errors.New("usage: clients mtls|jwt|federated|none|bundles|watch|first|server|client SOCKET …"))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
@@ -56,6 +56,15 @@ func main() {
 		err = none(ctx, addr)
 	case "bundles":
 		err = bundles(ctx, addr, spiffeid.RequireTrustDomainFromString(os.Args[3]))
+	case "watch":
+		err = watch(context.Background(), addr)
+	case "first":
+		err = first(context.Background(), addr)
+	case "server":
+		err = server(context.Background(), addr, os.Args[3], spiffeid.RequireTrustDomainFromString(os.Args[4]))
+	case "client":
+		n, _ := strconv.Atoi(os.Args[5])
+		err = client(ctx, addr, os.Args[3], spiffeid.RequireFromString(os.Args[4]), n)
 	default:
 		err = fmt.Errorf("no such mode: %s", os.Args[1])
 	}
