@@ -309,6 +309,7 @@ static void stop(struct agent *a)
 		cache_stop(a->cache);
 	if (a->sync)
 		sync_stop(a->sync);
+	workload_stop(a->workload);
 	if (a->health)
 		http_server_close(a->health);
 	if (a->metrics)
@@ -444,7 +445,9 @@ static int open_parts(struct agent *a, struct err *e)
 	a->jwt = jwtcache_new(a->loop,
 		(size_t)(a->o->jwt_svid_cache_max_size > 0 ? a->o->jwt_svid_cache_max_size : 1000),
 		fetch_jwt, a);
-	a->workload = workload_new(a->loop, a->o);
+	r = workload_new(a->loop, a->o, &a->workload, e);
+	if (r)
+		return r;
 	so.keys = a->keys;
 	so.cache = a->cache;
 	so.jwt = a->jwt;
@@ -461,6 +464,7 @@ static int open_parts(struct agent *a, struct err *e)
 		.started = clock_mono(),
 		.launch_level = log_level() };
 	api_metrics(&a->api);
+	workload_metrics();
 	r = open_admin(a, e);
 	return r ? r : open_http(a, e);
 }

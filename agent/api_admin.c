@@ -77,6 +77,7 @@ static Assay__Agent__V1__Attestor *attestor_msg(const struct finding *f)
 	put_selectors(&f->selectors, &m->n_selectors, &m->selectors);
 	m->micros = f->elapsed_ns / 1000;
 	m->error = xstrdup(f->err.code ? f->err.msg : "");
+	m->waited_for = xstrdup(f->waited_for ? f->waited_for : "");
 	return m;
 }
 

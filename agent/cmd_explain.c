@@ -33,6 +33,8 @@ static void print_attestor(struct cli *c, const Assay__Agent__V1__Attestor *a)
 		cli_printf(c, "\nAttestor %s failed after %s: %s\n", a->name, took, a->error);
 	else
 		cli_printf(c, "\nAttestor %s found in %s:\n", a->name, took);
+	if (*a->waited_for)
+		cli_printf(c, "    (waited for %s)\n", a->waited_for);
 	for (size_t i = 0; i < a->n_selectors; i++)
 		cli_printf(c, "    %s:%s\n", a->selectors[i]->type, a->selectors[i]->value);
 	if (!*a->error && !a->n_selectors)

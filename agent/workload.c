@@ -2,77 +2,135 @@
 
 #include <stdlib.h>
 
-struct workload {
-	struct loop *loop;
-	const struct agent_options *options;
-	struct unix_cache *unix_cache;
-	const struct attestor *attestors[WORKLOAD_ATTESTORS_MAX];
-	size_t n_attestors;
+#include "lib/list.h"
+#include "lib/metrics.h"
+
+static const struct attestor *const table[] = { &workload_unix };
+
+struct row {
+	const struct attestor *type;
+	void *state;
 };
 
-struct workload *workload_new(struct loop *l, const struct agent_options *o)
+struct workload {
+	struct loop *loop;
+	struct row rows[WORKLOAD_ATTESTORS_MAX];
+	size_t n_rows;
+	struct list running; /* struct attest_job */
+	bool stopping;
+};
+
+static struct metric *attestor_seconds;
+
+void workload_metrics(void)
+{
+	static const char *const labels[] = { "attestor", NULL };
+
+	attestor_seconds = metric_histogram("assay_agent_workload_attestor_seconds",
+		"Time that one workload attestor took", labels);
+}
+
+int workload_add(
+	struct workload *w, const struct attestor *t, const struct agent_options *o, struct err *e)
+{
+	struct row *row = &w->rows[w->n_rows];
+	int r;
+
+	INVARIANT(w->n_rows < WORKLOAD_ATTESTORS_MAX);
+	r = t->open ? t->open(w->loop, o, &row->state, e) : 0;
+
+	if (r)
+		return err_wrap(e, "WorkloadAttestor \"%s\"", t->name);
+	row->type = t;
+	w->n_rows++;
+	return 0;
+}
+
+int workload_new(
+	struct loop *l, const struct agent_options *o, struct workload **ret, struct err *e)
 {
 	struct workload *w = xcalloc(1, sizeof(*w));
+	int r = 0;
 
+	_Static_assert(ARRAY_LEN(table) <= WORKLOAD_ATTESTORS_MAX, "a row for each");
 	w->loop = l;
-	w->options = o;
-	w->unix_cache = unix_cache_new();
-	if (o->attestor_unix)
-		w->attestors[w->n_attestors++] = &workload_unix;
-	return w;
+	list_init(&w->running);
+	for (size_t i = 0; i < ARRAY_LEN(table) && !r; i++)
+		if (table[i]->enabled(o))
+			r = workload_add(w, table[i], o, e);
+	if (r)
+		workload_free(w);
+	else
+		*ret = w;
+	return r;
 }
 
 void workload_free(struct workload *w)
 {
 	if (!w)
 		return;
-	unix_cache_free(w->unix_cache);
+	INVARIANT(list_empty(&w->running));
+	for (size_t i = 0; i < w->n_rows; i++)
+		if (w->rows[i].type->close)
+			w->rows[i].type->close(w->rows[i].state);
 	free(w);
 }
 
-const struct agent_options *workload_options(const struct workload *w)
-{
-	return w->options;
-}
+/* ---- one attestation ---- */
 
-struct unix_cache *workload_unix_cache(const struct workload *w)
-{
-	return w->unix_cache;
-}
+struct part {
+	struct attest_job *job;
+	size_t i; /* its row and its finding */
+	enum attest_next next;
+	struct mono start;
+	void *op; /* started, under way */
+};
 
 struct attest_job {
 	struct workload *w;
 	struct caller caller;
 	struct attestation a;
+	struct part parts[WORKLOAD_ATTESTORS_MAX];
 	void (*done)(void *arg, const struct attestation *a);
 	void *arg;
+	/* when it takes longer */
+	struct list link;
+	struct loop_watch *end; /* of the process */
+	struct err cut;         /* why it was cut short */
+	bool blocking;          /* a job is under way */
 };
 
-static void finding_reset(struct finding *f)
+static void finding_deinit(struct finding *f)
 {
 	selectors_deinit(&f->selectors);
-	f->selectors = (struct selectors){ 0 };
-	f->err = ERR_INIT;
+	free(f->waited_for);
+	*f = (struct finding){ .attestor = f->attestor };
 }
 
-/* False: some attestor needs a job. */
-static bool run_attestors(
-	struct workload *w, const struct caller *c, bool blocking, struct attestation *a)
+/* The attestor's word as it stands, anew: a second call begins at the beginning. */
+static void run_part(struct attest_job *j, struct part *p, bool blocking)
 {
-	a->n_findings = 0;
-	for (size_t i = 0; i < w->n_attestors; i++) {
-		struct finding *f = &a->findings[a->n_findings++];
-		struct mono start = clock_mono();
-		bool ran;
+	struct row *row = &j->w->rows[p->i];
+	struct finding *f = &j->a.findings[p->i];
 
-		finding_reset(f);
-		f->attestor = w->attestors[i]->name;
-		ran = w->attestors[i]->attest(w, c, blocking, f);
-		f->elapsed_ns = clock_mono().ns - start.ns;
-		if (!ran)
-			return false;
+	finding_deinit(f);
+	f->attestor = row->type->name;
+	p->next = row->type->attest(row->state, &j->caller, blocking, f);
+	f->elapsed_ns = clock_mono().ns - p->start.ns;
+}
+
+/* False: some need more. */
+static bool run_parts(struct attest_job *j)
+{
+	bool all = true;
+
+	j->a.n_findings = j->w->n_rows;
+	for (size_t i = 0; i < j->w->n_rows; i++) {
+		j->parts[i] = (struct part){ .i = i, .start = clock_mono() };
+		run_part(j, &j->parts[i], false);
+		all &= j->parts[i].next == ATTEST_DONE;
 	}
-	return true;
+	return all;
 }
 
 /* After the fact: still the same process; then the whole is the sum of the parts. */
@@ -80,13 +138,14 @@ static void conclude(struct attest_job *j)
 {
 	struct attestation *a = &j->a;
 
+	a->err = j->cut;
+	if (!a->err.code)
+		(void)!caller_check(&j->caller, &a->err);
 	for (size_t i = 0; i < a->n_findings && !a->err.code; i++) {
 		a->err = a->findings[i].err;
 		if (a->err.code)
 			err_wrap(&a->err, "workload attestor %s", a->findings[i].attestor);
 	}
-	if (!a->err.code)
-		(void)!caller_check(&j->caller, &a->err);
 	for (size_t i = 0; i < a->n_findings && !a->err.code; i++) {
 		const struct selectors *s = &a->findings[i].selectors;
 
@@ -94,6 +153,9 @@ static void conclude(struct attest_job *j)
 			selectors_add(&a->selectors, s->v[k].type, s->v[k].value);
 	}
 	selectors_normalize(&a->selectors);
+	for (size_t i = 0; i < a->n_findings && attestor_seconds; i++)
+		metric_observe(attestor_seconds, (double)a->findings[i].elapsed_ns / 1e9,
+			a->findings[i].attestor);
 }
 
 static void finish(struct attest_job *j)
@@ -102,28 +164,131 @@ static void finish(struct attest_job *j)
 
 	j->done(j->arg, a);
 	for (size_t i = 0; i < WORKLOAD_ATTESTORS_MAX; i++)
-		selectors_deinit(&a->findings[i].selectors);
+		finding_deinit(&a->findings[i]);
 	selectors_deinit(&a->selectors);
 	free(a->exe);
 	free(a->groups);
 	caller_deinit(&j->caller);
 }
 
+/* ---- what takes longer ---- */
+
+static void finish_if_over(struct attest_job *j)
+{
+	if (j->blocking)
+		return;
+	for (size_t i = 0; i < j->a.n_findings; i++)
+		if (j->parts[i].op)
+			return;
+	list_remove(&j->link);
+	loop_watch_free(j->end);
+	conclude(j);
+	finish(j);
+	free(j);
+}
+
+static void part_done(void *arg)
+{
+	struct part *p = arg;
+
+	p->op = NULL;
+	p->job->a.findings[p->i].elapsed_ns = clock_mono().ns - p->start.ns;
+	finish_if_over(p->job);
+}
+
+static void cut_short(struct attest_job *j, int code, const char *why)
+{
+	if (j->cut.code)
+		return;
+	err_set(&j->cut, code, "%s", why);
+	for (size_t i = 0; i < j->a.n_findings; i++) {
+		struct part *p = &j->parts[i];
+		struct finding *f = &j->a.findings[i];
+
+		if (!p->op)
+			continue;
+		j->w->rows[i].type->cancel(p->op);
+		p->op = NULL;
+		f->elapsed_ns = clock_mono().ns - p->start.ns;
+		err_set(&f->err, code, "%s", why);
+	}
+	finish_if_over(j);
+}
+
+static void process_ended(void *arg)
+{
+	cut_short(arg, ERR_NOT_FOUND, "the process has ended");
+}
+
+static void start_parts(struct attest_job *j)
+{
+	for (size_t i = 0; i < j->a.n_findings; i++) {
+		struct part *p = &j->parts[i];
+		struct row *row = &j->w->rows[i];
+
+		if (p->next != ATTEST_WAITS || j->cut.code)
+			continue;
+		p->next = ATTEST_DONE;
+		p->op = row->type->start(row->state, &j->caller, &j->a.findings[i], part_done, p);
+		INVARIANT(p->op);
+		if (!j->end && j->caller.pidfd >= 0)
+			j->end = loop_watch_readable(j->w->loop, j->caller.pidfd, process_ended, j);
+	}
+}
+
 static void job_work(void *arg)
 {
 	struct attest_job *j = arg;
 
-	run_attestors(j->w, &j->caller, true, &j->a);
-	conclude(j);
+	for (size_t i = 0; i < j->a.n_findings; i++)
+		if (j->parts[i].next == ATTEST_BLOCKS)
+			run_part(j, &j->parts[i], true);
 }
 
 static void job_done(void *arg)
 {
 	struct attest_job *j = arg;
 
-	finish(j);
-	free(j);
+	j->blocking = false;
+	start_parts(j);
+	finish_if_over(j);
 }
+
+/* The parts that point to their job do so only here, where it stays. */
+static void go_on(const struct attest_job *here)
+{
+	struct attest_job *j = xmemdup(here, sizeof(*here));
+	struct workload *w = j->w;
+
+	list_append(&w->running, &j->link);
+	for (size_t i = 0; i < j->a.n_findings; i++) {
+		j->parts[i].job = j;
+		j->blocking |= j->parts[i].next == ATTEST_BLOCKS;
+	}
+	if (w->stopping)
+		err_set(&j->cut, ERR_UNAVAILABLE, "the agent is stopping");
+	start_parts(j);
+	if (j->blocking)
+		loop_job(w->loop, job_work, job_done, j);
+	else
+		finish_if_over(j);
+}
+
+void workload_stop(struct workload *w)
+{
+	struct list *next;
+
+	if (!w)
+		return;
+	w->stopping = true;
+	for (struct list *n = w->running.next; n != &w->running; n = next) {
+		next = n->next;
+		cut_short(container_of(n, struct attest_job, link), ERR_UNAVAILABLE,
+			"the agent is stopping");
+	}
+}
+
+/* ---- the beginning ---- */
 
 static int open_caller(struct attest_job *j, const struct peer *peer, pid_t pid, struct err *e)
 {
@@ -158,7 +323,6 @@ void workload_attest(struct workload *w, const struct peer *peer, pid_t pid, boo
 	void (*done)(void *arg, const struct attestation *a), void *arg)
 {
 	struct attest_job here = { .w = w, .caller = CALLER_INIT, .done = done, .arg = arg };
-	struct attest_job *j;
 
 	here.a.pid = peer ? peer->pid : pid;
 	if (open_caller(&here, peer, pid, &here.a.err)) {
@@ -166,12 +330,22 @@ void workload_attest(struct workload *w, const struct peer *peer, pid_t pid, boo
 		return;
 	}
 	describe(&here, want_exe);
-	if (run_attestors(w, &here.caller, false, &here.a)) {
+	if (run_parts(&here)) {
 		conclude(&here);
 		finish(&here);
-		return;
+	} else {
+		go_on(&here);
 	}
-	j = xmalloc(sizeof(*j));
-	*j = here;
-	loop_job(w->loop, job_work, job_done, j);
+}
+
+enum attest_next attest_container(
+	const struct caller *c, int want, bool blocking, struct finding *ret)
+{
+	if (!blocking)
+		want |= CONTAINER_NO_MOUNTS;
+	if (container_find(c, want, &ret->container, &ret->err))
+		return ATTEST_DONE;
+	if (ret->container.id[0])
+		return ATTEST_WAITS;
+	return blocking ? ATTEST_DONE : ATTEST_BLOCKS;
 }

@@ -36,20 +36,31 @@ struct name {
 	int64_t until_ns;
 };
 
+/* Names of uids and gids and hashes of programs, remembered. */
 struct unix_cache {
 	pthread_mutex_t lock;
 	struct map *names;  /* kind, id → struct name */
 	struct map *hashes; /* dev, ino, size, mtime, ctime → hex */
+	const struct agent_options *options;
 };
 
-struct unix_cache *unix_cache_new(void)
+static bool unix_enabled(const struct agent_options *o)
+{
+	return o->attestor_unix;
+}
+
+static int unix_open(struct loop *l, const struct agent_options *o, void **ret, struct err *e)
 {
 	struct unix_cache *u = xcalloc(1, sizeof(*u));
 
+	(void)l;
+	(void)e;
 	pthread_mutex_init(&u->lock, NULL);
 	u->names = map_new();
 	u->hashes = map_new();
-	return u;
+	u->options = o;
+	*ret = u;
+	return 0;
 }
 
 static void forget_names(struct unix_cache *u)
@@ -78,8 +89,10 @@ static void forget_hashes(struct unix_cache *u)
 	u->hashes = map_new();
 }
 
-void unix_cache_free(struct unix_cache *u)
+static void unix_close(void *state)
 {
+	struct unix_cache *u = state;
+
 	forget_names(u);
 	forget_hashes(u);
 	map_free(u->names);
@@ -298,22 +311,26 @@ static int add_program(struct unix_cache *u, const struct caller *c, int64_t lim
 	return 0;
 }
 
-static bool unix_attest(
-	struct workload *w, const struct caller *c, bool blocking, struct finding *ret)
+static enum attest_next unix_attest(
+	void *state, const struct caller *c, bool blocking, struct finding *ret)
 {
-	const struct agent_options *o = workload_options(w);
-	struct unix_cache *u = workload_unix_cache(w);
+	struct unix_cache *u = state;
+	const struct agent_options *o = u->options;
 
 	/* Reading a program's file may block. */
 	if (o->unix_discover_workload_path && !blocking)
-		return false;
+		return ATTEST_BLOCKS;
 	if (!add_ids(u, c, blocking, &ret->selectors))
-		return false;
+		return ATTEST_BLOCKS;
 	if (o->unix_discover_workload_path &&
 		add_program(u, c, o->unix_workload_size_limit, &ret->selectors, &ret->err))
-		return true;
+		return ATTEST_DONE;
 	selectors_normalize(&ret->selectors);
-	return true;
+	return ATTEST_DONE;
 }
 
-const struct attestor workload_unix = { .name = "unix", .attest = unix_attest };
+const struct attestor workload_unix = { .name = "unix",
+	.enabled = unix_enabled,
+	.open = unix_open,
+	.close = unix_close,
+	.attest = unix_attest };

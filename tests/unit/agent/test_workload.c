@@ -37,7 +37,7 @@ static void attest(struct workload *w, struct loop *l, const struct peer *p, pid
 	got.exe = NULL;
 	answered = false;
 	workload_attest(w, p, pid, true, on_done, l);
-	if (!answered)
+	while (!answered)
 		loop_run(l);
 	CHECK(answered);
 }
@@ -47,6 +47,7 @@ static void test_unix_selectors(void)
 	struct agent_options o = { .attestor_unix = true };
 	struct loop *l;
 	struct workload *w;
+	struct err e = ERR_INIT;
 	struct passwd *pw = getpwuid(geteuid());
 	AUTO(free) char *uid = xasprintf("unix:uid:%u", (unsigned)geteuid());
 	AUTO(free) char *gid = xasprintf("unix:gid:%u", (unsigned)getegid());
@@ -54,7 +55,7 @@ static void test_unix_selectors(void)
 
 	crypto_init();
 	l = loop_new();
-	w = workload_new(l, &o);
+	CHECK_OK(workload_new(l, &o, &w, &e));
 	attest(w, l, NULL, getpid());
 	CHECK_INT(got.err.code, 0);
 	CHECK(has(uid));
@@ -90,7 +91,7 @@ static void test_path_and_hash(void)
 	buf_str(&hex, "unix:sha256:");
 	hex_encode(&hex, bytes_of(digest, 32));
 	l = loop_new();
-	w = workload_new(l, &o);
+	CHECK_OK(workload_new(l, &o, &w, &e));
 	attest(w, l, NULL, getpid());
 	CHECK_INT(got.err.code, 0);
 	CHECK(has(path));
@@ -117,6 +118,7 @@ static void test_ended_caller(void)
 	struct agent_options o = { .attestor_unix = true };
 	struct loop *l;
 	struct workload *w;
+	struct err e = ERR_INIT;
 	struct peer p = { .is_unix = true };
 	int pipefd[2];
 	char c;
@@ -131,7 +133,7 @@ static void test_ended_caller(void)
 	p.pidfd = (int)syscall(SYS_pidfd_open, p.pid, 0);
 	CHECK(p.pidfd >= 0);
 	l = loop_new();
-	w = workload_new(l, &o);
+	CHECK_OK(workload_new(l, &o, &w, &e));
 	attest(w, l, &p, 0);
 	CHECK_INT(got.err.code, 0);
 	close(pipefd[1]);
@@ -159,10 +161,11 @@ static void test_no_such_process(void)
 	struct agent_options o = { .attestor_unix = true };
 	struct loop *l;
 	struct workload *w;
+	struct err e = ERR_INIT;
 
 	crypto_init();
 	l = loop_new();
-	w = workload_new(l, &o);
+	CHECK_OK(workload_new(l, &o, &w, &e));
 	attest(w, l, NULL, 0x3ffffff);
 	CHECK_INT(got.err.code, ERR_NOT_FOUND);
 	attest(w, l, NULL, 0);
@@ -171,5 +174,210 @@ static void test_no_such_process(void)
 	loop_free(l);
 }
 
+/* ---- attestors that wait for others ---- */
+
+/* Answers after a while, or never; blocks first when told so. */
+struct slow {
+	struct loop *loop;
+	int open, started, cancelled, blocked;
+	bool blocks, never, fails;
+};
+static struct slow slow;
+
+struct slow_op {
+	struct loop_timer *timer;
+	struct finding *ret;
+	void (*done)(void *arg);
+	void *arg;
+};
+
+static int slow_open(struct loop *l, const struct agent_options *o, void **ret, struct err *e)
+{
+	(void)o;
+	if (slow.fails)
+		return err_set(e, ERR_INVALID, "cannot");
+	slow.open++;
+	slow.loop = l;
+	*ret = &slow;
+	return 0;
+}
+
+static void slow_close(void *state)
+{
+	CHECK(state == &slow);
+	slow.open--;
+}
+
+static enum attest_next slow_attest(
+	void *state, const struct caller *c, bool blocking, struct finding *ret)
+{
+	struct slow *s = state;
+
+	CHECK(c->pid > 0);
+	CHECK_INT(blocking, !loop_is_current(s->loop));
+	selectors_add(&ret->selectors, "slow", "so far");
+	if (s->blocks && !blocking)
+		return ATTEST_BLOCKS;
+	s->blocked += blocking;
+	return ATTEST_WAITS;
+}
+
+static void slow_answer(void *arg)
+{
+	struct slow_op *op = arg;
+
+	selectors_add(&op->ret->selectors, "slow", "answer");
+	op->ret->waited_for = xstrdup("a slow answer");
+	op->done(op->arg);
+	loop_timer_free(op->timer);
+	free(op);
+}
+
+static void *slow_start(void *state, const struct caller *c, struct finding *ret,
+	void (*done)(void *arg), void *arg)
+{
+	struct slow *s = state;
+	struct slow_op *op = xcalloc(1, sizeof(*op));
+
+	CHECK(c->pid > 0);
+	s->started++;
+	*op = (struct slow_op){ .ret = ret, .done = done, .arg = arg };
+	op->timer = loop_timer_new(s->loop, slow_answer, op);
+	if (!s->never)
+		loop_timer_set(op->timer, 20 * 1000000LL);
+	return op;
+}
+
+static void slow_cancel(void *arg)
+{
+	struct slow_op *op = arg;
+
+	slow.cancelled++;
+	loop_timer_free(op->timer);
+	free(op);
+}
+
+static bool slow_enabled(const struct agent_options *o)
+{
+	return o != NULL;
+}
+
+static const struct attestor slow_attestor = { .name = "slow",
+	.enabled = slow_enabled,
+	.open = slow_open,
+	.close = slow_close,
+	.attest = slow_attest,
+	.start = slow_start,
+	.cancel = slow_cancel };
+
+static void test_waiting(void)
+{
+	struct agent_options o = { .attestor_unix = true, .unix_discover_workload_path = true };
+	struct loop *l;
+	struct workload *w;
+	struct err e = ERR_INIT;
+
+	crypto_init();
+	l = loop_new();
+	CHECK_OK(workload_new(l, &o, &w, &e));
+	CHECK_OK(workload_add(w, &slow_attestor, &o, &e));
+	for (int i = 0; i < 2; i++) {
+		slow.blocks = i == 1;
+		attest(w, l, NULL, getpid());
+		CHECK_INT(got.err.code, 0);
+		CHECK(has("slow:answer") && has("slow:so far"));
+		CHECK_INT(got.findings[1].elapsed_ns >= 20 * 1000000LL, 1);
+		CHECK(got.findings[0].elapsed_ns < got.findings[1].elapsed_ns);
+		CHECK_INT(slow.started, i + 1);
+		CHECK_INT(slow.blocked, i);
+	}
+	slow.fails = true;
+	CHECK_ERR(workload_add(w, &slow_attestor, &o, &e), ERR_INVALID);
+	CHECK_STR(e.msg, "WorkloadAttestor \"slow\": cannot");
+	workload_free(w);
+	CHECK_INT(slow.open, 0);
+	loop_free(l);
+}
+
+static void close_end(void *arg)
+{
+	close(*(int *)arg);
+}
+
+/* The end of the process ends the waiting, with the rest of it. */
+static void test_process_ends_while_waiting(void)
+{
+	struct agent_options o = { .attestor_unix = true };
+	struct loop *l;
+	struct workload *w;
+	struct err e = ERR_INIT;
+	struct loop_timer *t;
+	int pipefd[2];
+	char c;
+	pid_t pid;
+
+	crypto_init();
+	CHECK(pipe(pipefd) == 0);
+	pid = fork();
+	if (pid == 0) {
+		close(pipefd[1]);
+		_exit(read(pipefd[0], &c, 1) < 0);
+	}
+	l = loop_new();
+	slow.never = true;
+	CHECK_OK(workload_new(l, &o, &w, &e));
+	CHECK_OK(workload_add(w, &slow_attestor, &o, &e));
+	t = loop_timer_new(l, close_end, &pipefd[1]);
+	loop_timer_set(t, 20 * 1000000LL);
+	attest(w, l, NULL, pid);
+	CHECK_INT(got.err.code, ERR_NOT_FOUND);
+	CHECK_INT(got.selectors.n, 0);
+	CHECK_INT(slow.started, 1);
+	CHECK_INT(slow.cancelled, 1);
+	CHECK(waitpid(pid, NULL, 0) == pid);
+	loop_timer_free(t);
+	workload_free(w);
+	loop_free(l);
+}
+
+static void stop_it(void *arg)
+{
+	workload_stop(arg);
+}
+
+static void test_stop_while_waiting(void)
+{
+	struct agent_options o = { .attestor_unix = true };
+	struct loop *l;
+	struct workload *w;
+	struct err e = ERR_INIT;
+	struct loop_timer *t;
+
+	crypto_init();
+	l = loop_new();
+	slow.never = true;
+	CHECK_OK(workload_new(l, &o, &w, &e));
+	CHECK_OK(workload_add(w, &slow_attestor, &o, &e));
+	t = loop_timer_new(l, stop_it, w);
+	loop_timer_set(t, 20 * 1000000LL);
+	attest(w, l, NULL, getpid());
+	CHECK_INT(got.err.code, ERR_UNAVAILABLE);
+	CHECK_CONTAINS(got.err.msg, "stopping");
+	CHECK_INT(slow.cancelled, 1);
+	/* And nothing begins any more. */
+	slow.started = 0;
+	attest(w, l, NULL, getpid());
+	CHECK_INT(got.err.code, ERR_UNAVAILABLE);
+	CHECK_INT(slow.started, 0);
+	slow.blocks = true;
+	attest(w, l, NULL, getpid());
+	CHECK_INT(got.err.code, ERR_UNAVAILABLE);
+	CHECK_INT(slow.started, 0);
+	loop_timer_free(t);
+	workload_free(w);
+	loop_free(l);
+}
+
 TEST_MAIN(TEST(test_unix_selectors), TEST(test_path_and_hash), TEST(test_ended_caller),
-	TEST(test_no_such_process))
+	TEST(test_no_such_process), TEST(test_waiting), TEST(test_process_ends_while_waiting),
+	TEST(test_stop_while_waiting))
