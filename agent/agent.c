@@ -223,8 +223,8 @@ static int open_admin(struct agent *a, struct err *e)
 static void serve_health(void *arg, const struct http_request *rq, struct http_response *rs)
 {
 	struct agent *a = arg;
-	bool ready = strcmp(rq->path, a->o->health_ready_path) == 0;
-	bool live = strcmp(rq->path, a->o->health_live_path) == 0;
+	bool ready = strcmp(rq->path, a->o->daemon.health_ready_path) == 0;
+	bool live = strcmp(rq->path, a->o->daemon.health_live_path) == 0;
 	struct sync_state st;
 	bool ok;
 
@@ -261,18 +261,18 @@ static void serve_metrics(void *arg, const struct http_request *rq, struct http_
 
 static int open_http(struct agent *a, struct err *e)
 {
-	struct http_server_options h = { .host = a->o->health_address,
-		.port = a->o->health_port,
+	struct http_server_options h = { .host = a->o->daemon.health_address,
+		.port = a->o->daemon.health_port,
 		.handle = serve_health,
 		.arg = a };
-	struct http_server_options m = { .host = a->o->prometheus_host,
-		.port = a->o->prometheus_port,
+	struct http_server_options m = { .host = a->o->daemon.prometheus_host,
+		.port = a->o->daemon.prometheus_port,
 		.handle = serve_metrics,
 		.arg = a };
 
-	if (a->o->health_enabled && http_server_open(a->loop, &h, &a->health, e))
+	if (a->o->daemon.health_enabled && http_server_open(a->loop, &h, &a->health, e))
 		return err_wrap(e, "health_checks");
-	if (a->o->prometheus_enabled && http_server_open(a->loop, &m, &a->metrics, e))
+	if (a->o->daemon.prometheus_enabled && http_server_open(a->loop, &m, &a->metrics, e))
 		return err_wrap(e, "telemetry Prometheus");
 	return 0;
 }

@@ -247,9 +247,6 @@ static void override(struct config *c, const struct agent_flags *f)
 		{ "agent.trust_bundle_path", f->trust_bundle, "-trustBundle" },
 		{ "agent.trust_bundle_url", f->trust_bundle_url, "-trustBundleUrl" },
 		{ "agent.trust_bundle_format", f->trust_bundle_format, "-trustBundleFormat" },
-		{ "agent.log_file", f->log_file, "-logFile" },
-		{ "agent.log_format", f->log_format, "-logFormat" },
-		{ "agent.log_level", f->log_level, "-logLevel" },
 		{ "agent.rebootstrap_mode", f->rebootstrap_mode, "-rebootstrapMode" },
 		{ "agent.rebootstrap_delay", f->rebootstrap_delay, "-rebootstrapDelay" },
 	};
@@ -263,9 +260,9 @@ static void override(struct config *c, const struct agent_flags *f)
 			"-allowUnauthenticatedVerifiers" },
 		{ "agent.disable_workload_api", f->disable_workload_api, "-disableWorkloadAPI" },
 		{ "agent.disable_sds_api", f->disable_sds_api, "-disableSDSAPI" },
-		{ "agent.log_source_location", f->log_source_location, "-logSourceLocation" },
 	};
 
+	daemon_override(c, "agent", &f->daemon);
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
 		if (rows[i].value && *rows[i].value)
 			config_override(c, rows[i].path, rows[i].value, rows[i].flag);
@@ -279,14 +276,6 @@ static void override(struct config *c, const struct agent_flags *f)
 	}
 }
 
-static void take_warnings(struct strings *to, char *text)
-{
-	char *save = NULL;
-
-	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
-		strings_add(to, line);
-}
-
 int agent_options_load(
 	struct agent_options *ret, const struct agent_flags *f, struct buf *problems, struct err *e)
 {
@@ -295,20 +284,15 @@ int agent_options_load(
 	int r;
 
 	config_init(&c, agent_option_table, &file);
-	r = config_load(
-		&c, f->config && *f->config ? f->config : AGENT_CONFIG_DEFAULT, f->expand_env, e);
+	r = config_load(&c, f->config && *f->config ? f->config : AGENT_CONFIG_DEFAULT,
+		f->daemon.expand_env, e);
 	if (!r) {
 		override(&c, f);
 		if (!c.broken)
 			check(&c, &file);
-		if (c.n_problems) {
-			buf_bytes(problems, buf_view(&c.problems));
-			r = err_set(e, ERR_INVALID, "%zu %s in the configuration", c.n_problems,
-				text_plural(c.n_problems, "problem", "problems"));
-		}
+		r = config_finish(&c, problems, e);
 	}
-	if (c.warnings.len)
-		take_warnings(&file.o.warnings, (char *)c.warnings.p);
+	config_take_warnings(&c, &file.o.daemon.warnings);
 	config_deinit(&c);
 	if (r)
 		agent_options_deinit(&file.o);
@@ -322,7 +306,7 @@ void agent_options_deinit(struct agent_options *o)
 	struct agent_file f = { .o = *o };
 
 	config_free_values(agent_option_table, &f);
-	strings_deinit(&o->warnings);
+	strings_deinit(&o->daemon.warnings);
 	*o = (struct agent_options){ 0 };
 }
 

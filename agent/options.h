@@ -5,8 +5,8 @@
 #include "agent/limits.h"
 #include "lib/clock.h"
 #include "lib/crypto.h"
+#include "lib/daemon.h"
 #include "lib/entry.h"
-#include "lib/log.h"
 
 #define AGENT_SOCKET_DEFAULT "/run/assay/agent/public/api.sock"
 #define AGENT_ADMIN_SOCKET_DEFAULT "/run/assay/agent/private/admin.sock"
@@ -36,9 +36,6 @@ struct agent_options {
 	bool require_pq_kem;
 	int rate_limits[LIMIT_KINDS]; /* calls per second; 0: no limit */
 	int jwt_svid_cache_max_size, x509_svid_cache_max_size;
-	char *log_file;
-	enum log_level log_level;
-	bool log_json, log_source_location;
 	enum key_type workload_key_type;
 	int64_t sync_interval_ns; /* against servers without Sync/Watch */
 	bool use_sync_authorized_entries;
@@ -62,26 +59,19 @@ struct agent_options {
 	bool unix_discover_workload_path;
 	int64_t unix_workload_size_limit; /* 0: no limit, negative: no hash */
 
-	bool health_enabled;
-	char *health_address;
-	int health_port;
-	char *health_live_path, *health_ready_path;
-	bool prometheus_enabled;
-	char *prometheus_host;
-	int prometheus_port;
-
 	/* What they were read with, borrowed, to read them again; NULL: they are not. */
 	const struct agent_flags *flags;
-	struct strings warnings; /* "file:line: text": what was accepted but is not as it seems */
+	struct daemon_options daemon;
 };
 
 struct agent_flags {
 	const char *config, *server_address, *trust_domain, *data_dir, *socket_path, *join_token,
-		*join_token_file, *trust_bundle, *trust_bundle_url, *trust_bundle_format, *log_file,
-		*log_format, *log_level, *rebootstrap_mode, *rebootstrap_delay;
+		*join_token_file, *trust_bundle, *trust_bundle_url, *trust_bundle_format,
+		*rebootstrap_mode, *rebootstrap_delay;
 	int server_port;
 	bool insecure_bootstrap, allow_unauthenticated_verifiers, disable_workload_api,
-		disable_sds_api, expand_env, log_source_location;
+		disable_sds_api;
+	struct daemon_flags daemon;
 };
 int agent_options_load(struct agent_options *ret, const struct agent_flags *f, struct buf *problems,
 	struct err *e) MUST_USE;

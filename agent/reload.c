@@ -69,15 +69,15 @@ static void apply(struct reload *r)
 {
 	struct agent_options *o = r->o, *n = &r->read;
 
-	log_set_json(n->log_json);
-	log_set_source_location(n->log_source_location);
+	log_set_json(n->daemon.log_json);
+	log_set_source_location(n->daemon.log_source_location);
 	/* A level that was set by the logger API stays, unless the file says another than before.
 	 */
-	if (n->log_level != o->log_level) {
-		log_set_level(n->log_level);
-		r->api->launch_level = n->log_level;
+	if (n->daemon.log_level != o->daemon.log_level) {
+		log_set_level(n->daemon.log_level);
+		r->api->launch_level = n->daemon.log_level;
 	}
-	o->log_level = n->log_level;
+	o->daemon.log_level = n->daemon.log_level;
 	o->allow_unauthenticated_verifiers = n->allow_unauthenticated_verifiers;
 	swap_strings(&o->log_selectors, &n->log_selectors);
 	swap_strings(&o->allowed_foreign_jwt_claims, &n->allowed_foreign_jwt_claims);
@@ -115,8 +115,8 @@ static void done(void *arg)
 	} else {
 		agent_options_print(&r->read, &text);
 		config_changes(buf_cstr(&r->current), buf_cstr(&text), tell, r);
-		for (size_t i = 0; i < r->read.warnings.n; i++)
-			log_event(LOG_WARN, "config", r->read.warnings.v[i], NULL);
+		for (size_t i = 0; i < r->read.daemon.warnings.n; i++)
+			log_event(LOG_WARN, "config", r->read.daemon.warnings.v[i], NULL);
 		apply(r);
 		buf_deinit(&r->current);
 		r->current = text;

@@ -411,3 +411,27 @@ void config_check_required(struct config *c)
 			config_problem(c, c->options[i].path, "%s must be configured",
 				config_key_of(&c->options[i]));
 }
+
+int config_finish(const struct config *c, struct buf *problems, struct err *e)
+{
+	if (!c->n_problems)
+		return 0;
+	buf_bytes(problems, buf_view(&c->problems));
+	return err_set(e, ERR_INVALID, "%zu %s in the configuration", c->n_problems,
+		text_plural(c->n_problems, "problem", "problems"));
+}
+
+void config_take_warnings(const struct config *c, struct strings *ret)
+{
+	struct bytes rest = buf_view(&c->warnings);
+
+	while (rest.n) {
+		const uint8_t *end = memchr(rest.p, '\n', rest.n);
+		size_t n = end ? (size_t)(end - rest.p) : rest.n;
+		AUTO(free) char *line = xstrndup((const char *)rest.p, n);
+
+		if (n)
+			strings_add(ret, line);
+		rest = bytes_of(rest.p + n + (end != NULL), rest.n - n - (end != NULL));
+	}
+}

@@ -146,6 +146,10 @@ void config_warning(struct config *c, const char *path, const char *fmt, ...) PR
 /* Problems for CONFIG_REQUIRED options that were not given. */
 void config_check_required(struct config *c);
 
+/* The end of a reading: ERR_INVALID, with all problems, if there are any. */
+int config_finish(const struct config *c, struct buf *problems, struct err *e) MUST_USE;
+void config_take_warnings(const struct config *c, struct strings *ret);
+
 /* Frees what the table put into base. */
 void config_free_values(const struct config_option *options, void *base);
 

@@ -38,7 +38,7 @@ static int load_options(struct cli *c, struct server_options *ret)
 {
 	AUTO_BUF struct buf problems = BUF_INIT;
 	struct server_flags f = { .config = cli_str(c, "config"),
-		.expand_env = cli_bool(c, "expandEnv") };
+		.daemon.expand_env = cli_bool(c, "expandEnv") };
 	struct err e;
 
 	if (server_options_load(ret, &f, &problems, &e) == 0)

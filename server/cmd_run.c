@@ -1,9 +1,5 @@
 /* `run` and `validate`: the configuration, checked; then the daemon. And the table of all commands.
  */
-#include <signal.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-
 #include "lib/log.h"
 #include "server/cmd.h"
 
@@ -21,21 +17,6 @@
 			.type = CLI_STRING,                                                        \
 			.choices = "@dir",                                                         \
 			.help = "Directory to store runtime data to" },                            \
-		{ .name = "logFile",                                                               \
-			.type = CLI_STRING,                                                        \
-			.choices = "@file",                                                        \
-			.help = "File to write logs to" },                                         \
-		{ .name = "logFormat",                                                             \
-			.type = CLI_STRING,                                                        \
-			.choices = "text|json",                                                    \
-			.help = "'text' or 'json'" },                                              \
-		{ .name = "logSourceLocation",                                                     \
-			.type = CLI_BOOL,                                                          \
-			.help = "Include source file and line number in log lines" },              \
-		{ .name = "logLevel",                                                              \
-			.type = CLI_STRING,                                                        \
-			.choices = "debug|info|warn|error",                                        \
-			.help = "'debug', 'info', 'warn', or 'error'" },                           \
 		{ .name = "trustDomain",                                                           \
 			.type = CLI_STRING,                                                        \
 			.help = "The trust domain that this server belongs to" },                  \
@@ -43,10 +24,7 @@
 			.type = CLI_STRING,                                                        \
 			.choices = "@file",                                                        \
 			.help = "Path to bind the server's API socket to" },                       \
-	{                                                                                          \
-		.name = "expandEnv", .type = CLI_BOOL,                                             \
-		.help = "Expand environment variables in the config file"                          \
-	}
+		DAEMON_FLAGS
 
 static const struct cli_flag run_flags[] = { RUN_FLAGS, CLI_END };
 static const struct cli_flag validate_flags[] = {
@@ -69,26 +47,14 @@ static void read_flags(const struct cli *c, struct server_flags *f)
 		.socket_path = cli_str(c, "socketPath"),
 		.trust_domain = cli_str(c, "trustDomain"),
 		.data_dir = cli_str(c, "dataDir"),
-		.log_file = cli_str(c, "logFile"),
-		.log_format = cli_str(c, "logFormat"),
-		.log_level = cli_str(c, "logLevel"),
 		.server_port = (int)cli_int(c, "serverPort"),
-		.expand_env = cli_bool(c, "expandEnv"),
-		.log_source_location = cli_bool(c, "logSourceLocation"),
+		.daemon = daemon_read_flags(c),
 	};
 	if (cli_int(c, "serverPort") > 65535)
 		f->server_port = 65536; /* refused with the option's own words */
 }
 
 /* ---- run ---- */
-
-static int set_up_log(const struct server_options *o, struct err *e)
-{
-	log_set_level(o->log_level);
-	log_set_json(o->log_json);
-	log_set_source_location(o->log_source_location);
-	return o->log_file ? log_set_file(o->log_file, e) : 0;
-}
 
 static int run(struct cli *c)
 {
@@ -101,18 +67,12 @@ static int run(struct cli *c)
 	read_flags(c, &f);
 	if (server_options_load(&o, &f, &problems, &e))
 		return cli_invalid(c, "", &problems, &e);
-	r = set_up_log(&o, &e);
+	r = daemon_begin(&o.daemon, &e);
 	if (r) {
 		cli_errorf(c, "%s\n", e.msg);
 		server_options_deinit(&o);
 		return 1;
 	}
-	/* What the daemon writes is never for others, and a peer that goes away is no reason to
-	 * die. */
-	umask(umask(0) | 027);
-	signal(SIGPIPE, SIG_IGN);
-	for (size_t i = 0; i < o.warnings.n; i++)
-		log_event(LOG_WARN, "config", o.warnings.v[i], NULL);
 	o.flags = &f;
 	r = server_run(&o);
 	server_options_deinit(&o);
@@ -151,8 +111,8 @@ static int validate(struct cli *c)
 			problems.len ? "SPIRE server configuration file is invalid:\n"
 				     : "SPIRE server configuration file is invalid: ",
 			&problems, &e);
-	for (size_t i = 0; i < o.warnings.n; i++)
-		cli_errorf(c, "warning: %s\n", o.warnings.v[i]);
+	for (size_t i = 0; i < o.daemon.warnings.n; i++)
+		cli_errorf(c, "warning: %s\n", o.daemon.warnings.v[i]);
 	if (cli_bool(c, "effective")) {
 		server_options_print(&o, &effective);
 		cli_printf(c, "%s", buf_cstr(&effective));

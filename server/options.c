@@ -218,11 +218,9 @@ static void override(struct config *c, const struct server_flags *f)
 		{ "server.socket_path", f->socket_path, "-socketPath" },
 		{ "server.trust_domain", f->trust_domain, "-trustDomain" },
 		{ "server.data_dir", f->data_dir, "-dataDir" },
-		{ "server.log_file", f->log_file, "-logFile" },
-		{ "server.log_format", f->log_format, "-logFormat" },
-		{ "server.log_level", f->log_level, "-logLevel" },
 	};
 
+	daemon_override(c, "server", &f->daemon);
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
 		if (rows[i].value && *rows[i].value)
 			config_override(c, rows[i].path, rows[i].value, rows[i].flag);
@@ -231,16 +229,6 @@ static void override(struct config *c, const struct server_flags *f)
 
 		config_override(c, "server.bind_port", port, "-serverPort");
 	}
-	if (f->log_source_location)
-		config_override(c, "server.log_source_location", "true", "-logSourceLocation");
-}
-
-static void take_warnings(struct strings *to, char *text)
-{
-	char *save = NULL;
-
-	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
-		strings_add(to, line);
 }
 
 int server_options_load(struct server_options *ret, const struct server_flags *f,
@@ -251,20 +239,15 @@ int server_options_load(struct server_options *ret, const struct server_flags *f
 	int r;
 
 	config_init(&c, server_option_table, &file);
-	r = config_load(
-		&c, f->config && *f->config ? f->config : SERVER_CONFIG_DEFAULT, f->expand_env, e);
+	r = config_load(&c, f->config && *f->config ? f->config : SERVER_CONFIG_DEFAULT,
+		f->daemon.expand_env, e);
 	if (!r) {
 		override(&c, f);
 		if (!c.broken)
 			check(&c, &file);
-		if (c.n_problems) {
-			buf_bytes(problems, buf_view(&c.problems));
-			r = err_set(e, ERR_INVALID, "%zu %s in the configuration", c.n_problems,
-				text_plural(c.n_problems, "problem", "problems"));
-		}
+		r = config_finish(&c, problems, e);
 	}
-	if (c.warnings.len)
-		take_warnings(&file.o.warnings, (char *)c.warnings.p);
+	config_take_warnings(&c, &file.o.daemon.warnings);
 	strings_deinit(&file.country);
 	strings_deinit(&file.organization);
 	free(file.federates_with.v);
@@ -284,7 +267,7 @@ void server_options_deinit(struct server_options *o)
 	options_free_peers(o);
 	free(o->ca_subject_country);
 	free(o->ca_subject_organization);
-	strings_deinit(&o->warnings);
+	strings_deinit(&o->daemon.warnings);
 	*o = (struct server_options){ 0 };
 }
 

@@ -5,8 +5,8 @@
 
 #include "lib/clock.h"
 #include "lib/crypto.h"
+#include "lib/daemon.h"
 #include "lib/entry.h"
-#include "lib/log.h"
 
 #define SERVER_SOCKET_DEFAULT "/run/assay/server/api.sock"
 #define SERVER_CONFIG_DEFAULT "/etc/assay/server.conf"
@@ -36,11 +36,7 @@ struct server_options {
 	int64_t default_x509_svid_ttl_ns;
 	int64_t default_jwt_svid_ttl_ns;
 	bool disable_jwt_svids;
-	char *jwt_issuer; /* NULL: none */
-	char *log_file;
-	enum log_level log_level;
-	bool log_json;
-	bool log_source_location;
+	char *jwt_issuer;                            /* NULL: none */
 	int64_t prune_attested_nodes_expired_for_ns; /* 0: off */
 	int prune_attested_nodes_batch_size;
 	bool prune_tofu_nodes;
@@ -101,27 +97,17 @@ struct server_options {
 	int upstream_server_port;
 	char *upstream_workload_api_socket;
 
-	/* health_checks, telemetry.Prometheus */
-	bool health_enabled;
-	char *health_address;
-	int health_port;
-	char *health_live_path, *health_ready_path;
-	bool prometheus_enabled;
-	char *prometheus_host;
-	int prometheus_port;
-
 	/* What they were read with, borrowed, to read them again; NULL: they are not. */
 	const struct server_flags *flags;
-	struct strings warnings; /* "file:line: text": what was accepted but is not as it seems */
+	struct daemon_options daemon;
 };
 
 /* File and command-line overrides together; all problems at once, one a line, each "file:line:
  * text". ERR_INVALID. */
 struct server_flags { /* NULL / 0: not given */
-	const char *config, *bind_address, *socket_path, *trust_domain, *data_dir, *log_file,
-		*log_format, *log_level;
+	const char *config, *bind_address, *socket_path, *trust_domain, *data_dir;
 	int server_port;
-	bool expand_env, log_source_location;
+	struct daemon_flags daemon;
 };
 int server_options_load(struct server_options *ret, const struct server_flags *f,
 	struct buf *problems, struct err *e) MUST_USE;

@@ -41,7 +41,7 @@ struct reload *reload_new(struct loop *l, const struct server_options *o, struct
 	r->loop = l;
 	r->o = o;
 	r->api = a;
-	r->level = o->log_level;
+	r->level = o->daemon.log_level;
 	r->current = BUF_INIT;
 	r->problems = BUF_INIT;
 	server_options_print(o, &r->current);
@@ -93,13 +93,13 @@ static void apply(struct reload *r)
 {
 	struct former *f = xcalloc(1, sizeof(*f));
 
-	log_set_json(r->read->log_json);
-	log_set_source_location(r->read->log_source_location);
+	log_set_json(r->read->daemon.log_json);
+	log_set_source_location(r->read->daemon.log_source_location);
 	/* A level that was set by the logger API stays, unless the file says another than before.
 	 */
-	if (r->read->log_level != r->level) {
-		log_set_level(r->read->log_level);
-		r->api->launch_level = r->level = r->read->log_level;
+	if (r->read->daemon.log_level != r->level) {
+		log_set_level(r->read->daemon.log_level);
+		r->api->launch_level = r->level = r->read->daemon.log_level;
 	}
 	f->attest = r->api->attest;
 	f->options = r->read;
@@ -141,8 +141,8 @@ static void done(void *arg)
 	} else {
 		server_options_print(r->read, &text);
 		config_changes(buf_cstr(&r->current), buf_cstr(&text), tell, r);
-		for (size_t i = 0; i < r->read->warnings.n; i++)
-			log_event(LOG_WARN, "config", r->read->warnings.v[i], NULL);
+		for (size_t i = 0; i < r->read->daemon.warnings.n; i++)
+			log_event(LOG_WARN, "config", r->read->daemon.warnings.v[i], NULL);
 		apply(r);
 		buf_deinit(&r->current);
 		r->current = text;

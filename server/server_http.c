@@ -47,9 +47,9 @@ static void health(void *arg, const struct http_request *rq, struct http_respons
 	struct err e, up;
 	bool ill = h->api->upstream && upstream_health(h->api->upstream, &up);
 
-	if (strcmp(rq->path, h->o->health_live_path) == 0)
+	if (strcmp(rq->path, h->o->daemon.health_live_path) == 0)
 		details(rs, NULL, NULL); /* the loop answers: it lives */
-	else if (strcmp(rq->path, h->o->health_ready_path) == 0)
+	else if (strcmp(rq->path, h->o->daemon.health_ready_path) == 0)
 		details(rs, api_ready(h->api, &e) ? NULL : e.msg, ill ? up.msg : NULL);
 	else
 		rs->status = 404;
@@ -216,16 +216,16 @@ int server_http_open(struct loop *l, const struct server_options *o, const struc
 
 	h->o = o;
 	h->api = a;
-	if (o->health_enabled) {
-		ho.host = o->health_address;
-		ho.port = o->health_port;
+	if (o->daemon.health_enabled) {
+		ho.host = o->daemon.health_address;
+		ho.port = o->daemon.health_port;
 		ho.handle = health;
 		r = open_one(l, &ho, "health checks", &h->health, e);
 	}
-	if (r == 0 && o->prometheus_enabled) {
+	if (r == 0 && o->daemon.prometheus_enabled) {
 		add_gauges(a);
-		ho.host = o->prometheus_host;
-		ho.port = o->prometheus_port;
+		ho.host = o->daemon.prometheus_host;
+		ho.port = o->daemon.prometheus_port;
 		ho.handle = prometheus;
 		r = open_one(l, &ho, "metrics", &h->prometheus, e);
 	}

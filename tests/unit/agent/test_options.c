@@ -4,7 +4,7 @@
 
 static void golden_load(const char *file, struct buf *ret)
 {
-	struct agent_flags f = { .config = file, .expand_env = strstr(file, "expand") != NULL };
+	struct agent_flags f = { .config = file, .daemon.expand_env = strstr(file, "expand") != NULL };
 	AUTO_BUF struct buf problems = BUF_INIT;
 	struct agent_options o;
 	struct err e;
@@ -14,7 +14,7 @@ static void golden_load(const char *file, struct buf *ret)
 		return;
 	}
 	agent_options_print(&o, ret);
-	golden_warnings(&o.warnings, ret);
+	golden_warnings(&o.daemon.warnings, ret);
 	agent_options_deinit(&o);
 }
 
@@ -43,7 +43,7 @@ static void test_flags(void)
 		.data_dir = "/d",
 		.join_token = "abc",
 		.trust_bundle = "/c",
-		.log_level = "trace" };
+		.daemon.log_level = "trace" };
 	AUTO_BUF struct buf problems = BUF_INIT;
 	struct agent_options o;
 	struct err e;
@@ -57,7 +57,7 @@ static void test_flags(void)
 	CHECK_STR(o.keys_dir, "/d");
 	CHECK_STR(o.join_token, "abc");
 	CHECK_STR(o.trust_bundle_path, "/c");
-	CHECK_INT(o.log_level, LOG_TRACE);
+	CHECK_INT(o.daemon.log_level, LOG_TRACE);
 	CHECK(o.attest_join_token);
 	CHECK(!o.attest_x509pop);
 	agent_options_deinit(&o);

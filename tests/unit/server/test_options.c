@@ -4,7 +4,7 @@
 
 static void golden_load(const char *file, struct buf *ret)
 {
-	struct server_flags f = { .config = file, .expand_env = strstr(file, "expand") != NULL };
+	struct server_flags f = { .config = file, .daemon.expand_env = strstr(file, "expand") != NULL };
 	AUTO_BUF struct buf problems = BUF_INIT;
 	struct server_options o;
 	struct err e;
@@ -14,7 +14,7 @@ static void golden_load(const char *file, struct buf *ret)
 		return;
 	}
 	server_options_print(&o, ret);
-	golden_warnings(&o.warnings, ret);
+	golden_warnings(&o.daemon.warnings, ret);
 	server_options_deinit(&o);
 }
 
@@ -51,10 +51,10 @@ static void test_flags(void)
 		.socket_path = "/s",
 		.trust_domain = "other.org",
 		.data_dir = "/d",
-		.log_file = "/l",
-		.log_format = "json",
-		.log_level = "warn",
-		.log_source_location = true };
+		.daemon.log_file = "/l",
+		.daemon.log_format = "json",
+		.daemon.log_level = "warn",
+		.daemon.log_source_location = true };
 	AUTO_BUF struct buf problems = BUF_INIT;
 	struct server_options o;
 	struct err e;
@@ -66,13 +66,13 @@ static void test_flags(void)
 	CHECK_STR(o.trust_domain, "other.org");
 	CHECK_STR(o.db_connection_string, "/d/datastore.sqlite3");
 	CHECK_STR(o.keys_path, "/d/keys.json");
-	CHECK_STR(o.log_file, "/l");
-	CHECK(o.log_json);
-	CHECK_INT(o.log_level, LOG_WARN);
-	CHECK(o.log_source_location);
+	CHECK_STR(o.daemon.log_file, "/l");
+	CHECK(o.daemon.log_json);
+	CHECK_INT(o.daemon.log_level, LOG_WARN);
+	CHECK(o.daemon.log_source_location);
 	server_options_deinit(&o);
 	f.server_port = 70000;
-	f.log_level = "loud";
+	f.daemon.log_level = "loud";
 	CHECK_ERR(server_options_load(&o, &f, &problems, &e), ERR_INVALID);
 	CHECK_CONTAINS(buf_cstr(&problems), "-serverPort: \"bind_port\" must be from 1 to 65535");
 	CHECK_CONTAINS(buf_cstr(&problems), "-logLevel: \"log_level\": not a valid log level");

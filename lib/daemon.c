@@ -1,0 +1,57 @@
+#include "lib/daemon.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "lib/mem.h"
+
+int daemon_begin(const struct daemon_options *o, struct err *e)
+{
+	int r;
+
+	log_set_level(o->log_level);
+	log_set_json(o->log_json);
+	log_set_source_location(o->log_source_location);
+	r = o->log_file ? log_set_file(o->log_file, e) : 0;
+	if (r)
+		return r;
+	/* What the daemon writes is never for others, and a peer that goes away is no reason to
+	 * die. */
+	umask(umask(0) | 027);
+	signal(SIGPIPE, SIG_IGN);
+	for (size_t i = 0; i < o->warnings.n; i++)
+		log_event(LOG_WARN, "config", o->warnings.v[i], NULL);
+	return 0;
+}
+
+struct daemon_flags daemon_read_flags(const struct cli *c)
+{
+	return (struct daemon_flags){
+		.log_file = cli_str(c, "logFile"),
+		.log_format = cli_str(c, "logFormat"),
+		.log_level = cli_str(c, "logLevel"),
+		.log_source_location = cli_bool(c, "logSourceLocation"),
+		.expand_env = cli_bool(c, "expandEnv"),
+	};
+}
+
+void daemon_override(struct config *c, const char *section, const struct daemon_flags *f)
+{
+	const struct {
+		const char *key, *value, *flag;
+	} rows[] = {
+		{ "log_file", f->log_file, "-logFile" },
+		{ "log_format", f->log_format, "-logFormat" },
+		{ "log_level", f->log_level, "-logLevel" },
+		{ "log_source_location", f->log_source_location ? "true" : NULL,
+			"-logSourceLocation" },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		AUTO(free) char *path = xasprintf("%s.%s", section, rows[i].key);
+
+		if (rows[i].value && *rows[i].value)
+			config_override(c, path, rows[i].value, rows[i].flag);
+	}
+}
