@@ -78,10 +78,13 @@ struct http_client_options {
 	struct tls_ctx *(*tls)(void *arg);
 	tls_verify_fn *verify; /* NULL: WebPKI by the host name. verify_arg outlives the client */
 	void *verify_arg;
-	const char *sni; /* NULL: the host of the URL */
+	const char *sni; /* NULL: the host of the URL; also the name that WebPKI asks for */
 	void *arg;       /* of tls */
+	bool not_local;  /* as dial_options */
+	int connect_ms;  /* for connecting and the handshake; 0: 30 s */
+	bool no_reuse;   /* a connection for each call */
 };
-/* ERR_INVALID: the URL. Options are copied. */
+/* ERR_INVALID: the URL, which may have no query. Options are copied. */
 int http_client_new(struct loop *l, const struct http_client_options *o, struct http_client **ret,
 	struct err *e) MUST_USE;
 /* Cancels what is under way. Free of NULL is fine. */
@@ -99,7 +102,9 @@ struct http_answer {
 struct http_call_options {
 	const char *method; /* NULL: GET */
 	const char *path;   /* with the query; begins with a slash */
-	/* Further header lines, each with its CRLF (authorization among them: wiped after use). */
+	/* Further header lines, each with its CRLF (authorization among them: wiped after use). Not
+	 * those that frame the message: Host, Connection, Content-Length, Content-Type,
+	 * Transfer-Encoding, TE, Upgrade, Expect, Trailer. */
 	const char *headers;
 	const char *content_type; /* of body */
 	struct bytes body;        /* copied */
@@ -109,7 +114,13 @@ struct http_call_options {
 	/* Takes the body of a 2xx as it comes, in place of gathering it. False: enough, the call
 	 * ends as if the body did. The call may not be cancelled from inside. */
 	bool (*part)(void *arg, struct bytes part);
-	/* Once, never from inside http_call(). e->code 0 on an answer of any status. */
+	/* Doing it twice is like doing it once, whatever the method. A connection that was kept
+	 * open may turn out to be closed when it is used again: then GET, HEAD, PUT, DELETE,
+	 * OPTIONS and such calls are sent once more, others fail with ERR_UNAVAILABLE. */
+	bool repeatable;
+	/* Once, never from inside http_call(). e->code 0 on an answer of any status; else
+	 * ERR_INVALID (the call), ERR_DEADLINE, ERR_EXHAUSTED (too large), ERR_UNAVAILABLE, or
+	 * ERR_INTERNAL (what came is not HTTP). The client may be freed here. */
 	void (*done)(void *arg, const struct http_answer *a, const struct err *e);
 	void *arg;
 };

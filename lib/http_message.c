@@ -46,9 +46,19 @@ static bool field_is(const struct http_message *m, const char *name)
 	return m->field_len == n && strncasecmp(m->field, name, n) == 0;
 }
 
-/* Where the value of the header at hand goes. Of several X-Forwarded-… the first counts. */
+/* Where the value of the header at hand goes: of several alike the first counts. RFC 9110 6.5.1:
+ * trailers are not merged into the header. */
 static struct buf *value_of(struct http_message *m)
 {
+	if (m->head_done)
+		return NULL;
+	if (m->parser.type == HTTP_RESPONSE) {
+		if (field_is(m, "content-type"))
+			return m->content_type.len ? NULL : &m->content_type;
+		if (field_is(m, "retry-after"))
+			return m->retry_after.len ? NULL : &m->retry_after;
+		return NULL;
+	}
 	if (field_is(m, "host")) {
 		m->hosts++;
 		return &m->host;
@@ -71,12 +81,38 @@ static int on_value(http_parser *p, const char *at, size_t n)
 	return m->value ? add_head(m, m->value, at, n) : 0;
 }
 
+static bool is_informational(const http_parser *p)
+{
+	return p->status_code / 100 == 1 && p->status_code != 101;
+}
+
+static bool has_part(const struct http_message *m)
+{
+	return m->part && m->parser.status_code / 100 == 2;
+}
+
+/* 1 tells the parser that no body follows. */
+static int on_response_headers(struct http_message *m)
+{
+	const http_parser *p = &m->parser;
+
+	if (is_informational(p))
+		return ++m->informational > HTTP_INFORMATIONAL_MAX ? (refuse(m, 400), -1) : 1;
+	/* RFC 9112 section 6.3, 1 */
+	if (m->no_body || p->status_code == 204 || p->status_code == 304)
+		return 1;
+	if (!has_part(m) && p->content_length != UINT64_MAX && p->content_length > m->body.max)
+		return refuse(m, 413), -1;
+	return 0;
+}
+
 static int on_headers(http_parser *p)
 {
 	struct http_message *m = self(p);
 
+	m->head_done = true;
 	if (p->type != HTTP_REQUEST)
-		return 0;
+		return on_response_headers(m);
 	/* RFC 9112 section 3.2: 400 to any HTTP/1.1 request that lacks a Host header field and to
 	 * any that contains more than one. */
 	if (m->hosts > 1 || (m->hosts == 0 && (p->http_major > 1 || p->http_minor >= 1)))
@@ -88,15 +124,26 @@ static int on_headers(http_parser *p)
 
 static int on_body(http_parser *p, const char *at, size_t n)
 {
-	return buf_append(&self(p)->body, at, n) ? 0 : refuse(self(p), 413);
+	struct http_message *m = self(p);
+
+	if (!has_part(m))
+		return buf_append(&m->body, at, n) ? 0 : refuse(m, 413);
+	if (m->part(m->part_arg, bytes_of(at, n)))
+		return 0;
+	m->enough = m->complete = true;
+	return 1;
 }
 
 static int on_complete(http_parser *p)
 {
 	struct http_message *m = self(p);
 
-	if (p->type == HTTP_RESPONSE && p->status_code / 100 == 1 && p->status_code != 101)
-		return 0; /* informational: the real one follows */
+	if (p->type == HTTP_RESPONSE && is_informational(p)) {
+		m->head_done = false; /* the real one follows */
+		buf_reset(&m->content_type);
+		buf_reset(&m->retry_after);
+		return 0;
+	}
 	m->complete = true;
 	m->keep_alive = http_should_keep_alive(p) != 0;
 	http_parser_pause(p, 1);
@@ -120,6 +167,7 @@ void http_message_init(struct http_message *m, bool request, size_t body_max)
 	m->parser.data = m;
 	m->url = m->host = BUF_INIT_MAX(HTTP_HEAD_MAX);
 	m->forwarded_host = m->forwarded_proto = BUF_INIT_MAX(HTTP_HEAD_MAX);
+	m->content_type = m->retry_after = BUF_INIT_MAX(HTTP_HEAD_MAX);
 	m->body = BUF_INIT_MAX(body_max);
 }
 
@@ -129,6 +177,8 @@ void http_message_deinit(struct http_message *m)
 	buf_deinit(&m->host);
 	buf_deinit(&m->forwarded_host);
 	buf_deinit(&m->forwarded_proto);
+	buf_deinit(&m->content_type);
+	buf_deinit(&m->retry_after);
 	buf_deinit(&m->body);
 	free(m->path);
 	free(m->query);
@@ -187,6 +237,9 @@ static void finish(struct http_message *m)
 		trim(&m->forwarded_host);
 		trim(&m->forwarded_proto);
 		split_url(m);
+	} else if (m->complete && m->parser.type == HTTP_RESPONSE) {
+		trim(&m->content_type);
+		trim(&m->retry_after);
 	} else if (!m->complete && r != HPE_OK) {
 		refuse(m, r == HPE_HEADER_OVERFLOW ? 431 : 400);
 	}
@@ -199,6 +252,8 @@ size_t http_message_feed(struct http_message *m, struct bytes v)
 	if (m->complete || m->bad || v.n == 0)
 		return 0;
 	n = http_parser_execute(&m->parser, &settings, (const char *)v.p, v.n);
+	if (m->enough)
+		m->keep_alive = false;
 	finish(m);
 	return n < v.n ? n : v.n;
 }

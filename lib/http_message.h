@@ -9,7 +9,10 @@
 
 #include "lib/http.h"
 
-enum { HTTP_FIELD_NAME_MAX = 64 /* a longer header name is none that we read */ };
+enum {
+	HTTP_FIELD_NAME_MAX = 64,    /* a longer header name is none that we read */
+	HTTP_INFORMATIONAL_MAX = 16, /* answers of 1xx before the real one */
+};
 
 struct http_message {
 	http_parser parser;
@@ -20,7 +23,18 @@ struct http_message {
 	struct buf host;
 	struct buf forwarded_host;
 	struct buf forwarded_proto;
+	struct buf content_type; /* of a response, as retry_after */
+	struct buf retry_after;
 	struct buf body;
+	/* Of a response, set before it is fed: it has no body, whatever it says (HEAD). */
+	bool no_body;
+	/* Takes the body of a 2xx in place of `body`. False: enough; the message is complete then,
+	 * and the connection of no further use. */
+	bool (*part)(void *arg, struct bytes v);
+	void *part_arg;
+	bool head_done; /* what follows are trailers */
+	bool enough;
+	int informational;
 	/* the header at hand */
 	char field[HTTP_FIELD_NAME_MAX];
 	size_t field_len;

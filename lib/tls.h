@@ -64,6 +64,10 @@ const struct x509_chain *tls_peer_chain(const struct tls_conn *t); /* n = 0: the
  * callbacks. */
 int tls_verify_svid(const struct x509_chain *peer, const struct x509_chain *roots, struct wall now,
 	struct spiffeid *ret, struct err *e) MUST_USE;
+/* A server of that name (DNS or IP in the SAN) whose chain ends in one of the roots: for those with
+ * a CA of their own, as Kubernetes has. */
+int tls_verify_host(const struct x509_chain *peer, const struct x509_chain *roots, const char *host,
+	struct wall now, struct err *e) MUST_USE;
 /* Ordinary WebPKI verification for https_web: roots from the system's bundle (SSL_CERT_FILE
  * honoured), DNS name or IP in the SAN. */
 int tls_verify_web(

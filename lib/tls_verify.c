@@ -164,11 +164,10 @@ static bool host_matches(const struct x509_cert *c, const char *host)
 	return false;
 }
 
-int tls_verify_web(const struct x509_chain *peer, const char *host, struct wall now, struct err *e)
+int tls_verify_host(const struct x509_chain *peer, const struct x509_chain *roots, const char *host,
+	struct wall now, struct err *e)
 {
-	struct x509_chain roots;
 	const struct x509_cert *leaf;
-	int r;
 
 	if (peer->n == 0)
 		return err_set(e, ERR_INVALID, "the server sent no certificate");
@@ -179,10 +178,17 @@ int tls_verify_web(const struct x509_chain *peer, const char *host, struct wall 
 	if (leaf->ext.has_eku && !leaf->ext.eku_server && !leaf->ext.eku_any)
 		return err_set(e, ERR_INVALID,
 			"x509: certificate specifies an incompatible key usage: not for servers");
-	r = system_roots(&roots, e);
+	return x509_verify(peer, roots, now, e);
+}
+
+int tls_verify_web(const struct x509_chain *peer, const char *host, struct wall now, struct err *e)
+{
+	struct x509_chain roots;
+	int r = system_roots(&roots, e);
+
 	if (r)
 		return r;
-	r = x509_verify(peer, &roots, now, e);
+	r = tls_verify_host(peer, &roots, host, now, e);
 	x509_chain_deinit(&roots);
 	return r;
 }

@@ -94,6 +94,7 @@ static void begin(void)
 	AUTO(free) char *file = xasprintf("%s/store.db", test_dir());
 
 	crypto_init();
+	signal(SIGPIPE, SIG_IGN); /* as the programs do */
 	api.loop = loop_new();
 	api.trust_domain = "own.test";
 	api.bundles = map_new();
