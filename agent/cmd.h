@@ -9,7 +9,7 @@
 #include "lib/cli.h"
 
 extern const struct cli_command cmd_run[], cmd_validate[], cmd_api[], cmd_explain[],
-	cmd_healthcheck[], cmd_logger[], cmd_debug[];
+	cmd_healthcheck[], cmd_logger[], cmd_debug[], cmd_csi[];
 
 /* All of them, and the sockets' defaults. */
 extern const struct cli_program agent_program;
