@@ -86,7 +86,7 @@ fuzz_replay := $(fuzzers:tests/fuzz/%.c=$(O)/tests/fuzz/%)
 bench_bin   := $(patsubst tests/bench/%.c,$(O)/tests/bench/%,$(sort $(wildcard tests/bench/*.c)))
 tool_bin    := $(patsubst tests/tools/%.c,$(O)/tests/tools/%,$(sort $(wildcard tests/tools/*.c)))
 
-.PHONY: all help deps check unit replay threads integration interop lint format install demo bench fuzz clean programs tools docs
+.PHONY: all help deps check unit replay threads integration interop lint format install demo bench fuzz clean programs tools docs images
 
 all: deps
 	$(Q)$(MAKE) --no-print-directory programs
@@ -101,6 +101,7 @@ help:
 	@echo 'make bench      figures, one a line; SPIRE_BIN=folder compares with SPIRE in the same run'
 	@echo 'make fuzz T=60  runs every fuzzer for T seconds (clang, libFuzzer)'
 	@echo 'make docs       writes docs/CONFIG.md and the manual pages anew from the tables of the programs'
+	@echo 'make images     container images build/images/assay-{server,agent}.tar, without a registry or a container tool'
 	@echo 'make install    DESTDIR= prefix=$(prefix) sysconfdir=$(sysconfdir)'
 	@echo 'make clean      removes $(B)/'
 	@echo 'SAN=address,undefined or SAN=thread builds with sanitizers, in a folder of its own; V=1 shows the commands'
@@ -253,6 +254,14 @@ manuals := assay-server.1 assay-agent.1 assay-server.conf.5 assay-agent.conf.5
 docs: programs
 	$(Q)tests/lint/config-doc $(O) >docs/CONFIG.md
 	$(Q)for p in $(manuals); do tests/lint/man-doc $(O) $$p >docs/man/$$p || exit; done
+
+# ---- images ----
+
+images: all
+	$(Q)deploy/deps.sh images
+	$(Q)mkdir -p $(B)/images
+	$(Q)for p in server agent; do \
+		deploy/image.py $$p --bin $(O)/assay-$$p --version $(VERSION) --out $(B)/images/assay-$$p.tar || exit; done
 
 # ---- install ----
 

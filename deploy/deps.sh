@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the build (or the tests, or the lint) needs on Debian 12, by package name, if it is missing.
-#   deploy/deps.sh build|test|lint|fuzz|kube …
+#   deploy/deps.sh build|test|lint|fuzz|kube|images …
 # Without root and without password-free sudo it says which packages to install and fails.
 set -eu
 
@@ -11,6 +11,7 @@ test="openssl openssh-client sqlite3 python3 iproute2 procps psmisc mandoc jq"
 lint="clang clang-format clang-tidy cppcheck shellcheck"
 fuzz="clang libclang-rt-14-dev"
 kube="etcd-server containerd runc busybox-static iptables containernetworking-plugins"
+images="binutils ca-certificates python3"
 
 want=
 for group in "$@"; do
@@ -20,7 +21,8 @@ for group in "$@"; do
 	lint) want="$want $lint" ;;
 	fuzz) want="$want $fuzz" ;;
 	kube) want="$want $kube" ;;
-	*) echo "deps.sh: no such group: $group (build, test, lint, fuzz, kube)" >&2; exit 2 ;;
+	images) want="$want $images" ;;
+	*) echo "deps.sh: no such group: $group (build, test, lint, fuzz, kube, images)" >&2; exit 2 ;;
 	esac
 done
 missing=

@@ -107,6 +107,7 @@ static const struct cli_command other_commands[] = {
 	{ "call", "Calls", NULL, CLI_WITH_SOCKET, call },
 	{ "healthcheck", "Health", cli_healthcheck_flags, CLI_WITH_SOCKET, health },
 	{ "ghost", "Hidden", NULL, 0, boom, .hidden = true },
+	{ "run", "Runs", flags, 0, show },
 	{ .name = NULL },
 };
 static const struct cli_command *const commands[] = { entry_commands, other_commands, NULL };
@@ -231,6 +232,11 @@ static void test_commands(void)
 	bad("ghost", 1, "Error: no such luck\n");
 	good("--version", "1.2.3\n");
 	good("-version", "1.2.3\n");
+	/* Images begin with "run" already; of any other command it is an argument. */
+	good("run -node", "name=anon node=1 banned=-1 ttl=600 for=720h0m0s json=0\n");
+	good("run run -node", "name=anon node=1 banned=-1 ttl=600 for=720h0m0s json=0\n");
+	good("run run run -node", DEFAULTS "\n");
+	good("entry create create -node", DEFAULTS "\n");
 }
 
 static void test_help(void)
