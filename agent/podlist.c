@@ -133,7 +133,8 @@ static bool add_item(struct podlist *l)
 		i->cap = i->cap ? 2 * i->cap : 4;
 		i->v = xreallocarray(i->v, i->cap, sizeof(*i->v));
 	}
-	i->v[i->n++] = (struct pod_item){ 0 };
+	/* An initialiser would be that of the union's first member only. */
+	memset(&i->v[i->n++], 0, sizeof(*i->v));
 	return true;
 }
 

@@ -54,8 +54,8 @@ void config_expand_env(struct bytes text, struct buf *ret, struct strings *ret_u
 
 /* ---- the table ---- */
 
-/* The blocks given under one key, each with its own name as its key. They belong to the reading and
- * are gone with it. */
+/* The blocks given under one key, each with its own name as its key, or the objects of a list. They
+ * belong to the reading and are gone with it. */
 struct config_blocks {
 	const struct config_node **v;
 	size_t n;
@@ -74,6 +74,7 @@ enum config_type {
 	CONFIG_T_CHOICE_BOOL, /* bool: true for the second choice */
 	CONFIG_T_SECTION,     /* an object; offset, if flagged, is a bool set when it is there */
 	CONFIG_T_BLOCKS,      /* `key "any name" { … }`: struct config_blocks */
+	CONFIG_T_LIST,        /* `key = [{ … }, …]`, or `key { … }` several times: the same */
 	CONFIG_T_IGNORED,     /* accepted, no effect: a warning with the note */
 	CONFIG_T_FIXED,       /* accepted only with one of choices; else an error with the note */
 	CONFIG_T_REFUSED,     /* an error with the note */

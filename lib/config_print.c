@@ -28,7 +28,7 @@ void config_free_values(const struct config_option *options, void *base)
 
 			strings_deinit(s);
 			*s = (struct strings){ NULL, 0 };
-		} else if (o->type == CONFIG_T_BLOCKS) {
+		} else if (o->type == CONFIG_T_BLOCKS || o->type == CONFIG_T_LIST) {
 			struct config_blocks *b =
 				(struct config_blocks *)((char *)base + o->offset);
 
@@ -154,6 +154,8 @@ static const char *type_text(const struct config_option *o)
 	case CONFIG_T_SECTION:
 	case CONFIG_T_BLOCKS:
 		return "block";
+	case CONFIG_T_LIST:
+		return "list of objects";
 	default:
 		return "string";
 	}

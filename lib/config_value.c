@@ -301,6 +301,23 @@ static void set_blocks(struct config *c, const struct config_option *o, const st
 	}
 }
 
+static void set_list(struct config *c, const struct config_option *o, const struct config_node *n)
+{
+	struct config_blocks *b = slot(c, o);
+
+	if (n->kind == CONFIG_LIST) {
+		for (size_t i = 0; i < n->n; i++)
+			set_list(c, o, n->children[i]);
+		return;
+	}
+	if (n->kind != CONFIG_OBJECT) {
+		wrong_kind(c, o, n, "a list of objects");
+		return;
+	}
+	b->v = xreallocarray(b->v, b->n + 1, sizeof(struct config_node *));
+	b->v[b->n++] = n;
+}
+
 /* A plugin is named with its type. */
 static void refuse(struct config *c, const struct config_option *o, const struct config_node *n)
 {
@@ -331,7 +348,7 @@ void config_set_value(struct config *c, const struct config_option *o, const str
 		config_problem_at(c, n, "plugin \"%s\" was given in line %d already", o->path + 8,
 			config_where_of(c, o)->line);
 	else if (config_where_of(c, o)->line > 0 && o->type != CONFIG_T_SECTION &&
-		 o->type != CONFIG_T_BLOCKS && n->line > 0)
+		 o->type != CONFIG_T_BLOCKS && o->type != CONFIG_T_LIST && n->line > 0)
 		config_warning_at(c, n, "\"%s\" was given in line %d already; the last one counts",
 			config_key_of(o), config_where_of(c, o)->line);
 	mark(c, o, n);
@@ -363,6 +380,9 @@ void config_set_value(struct config *c, const struct config_option *o, const str
 		break;
 	case CONFIG_T_BLOCKS:
 		set_blocks(c, o, n);
+		break;
+	case CONFIG_T_LIST:
+		set_list(c, o, n);
 		break;
 	case CONFIG_T_IGNORED:
 		if (!config_is_empty(n))

@@ -521,8 +521,45 @@ static void test_changes(void)
 	buf_deinit(&changes);
 }
 
-TEST_MAIN(TEST(test_hcl), TEST(test_hcl_errors), TEST(test_json), TEST(test_limits),
-	TEST(test_lines), TEST(test_expand), TEST(test_values), TEST(test_defaults),
-	TEST(test_json_form), TEST(test_problems), TEST(test_warnings), TEST(test_plugins),
-	TEST(test_plugin_file), TEST(test_override), TEST(test_print), TEST(test_describe),
-	TEST(test_missing_file), TEST(test_changes))
+/* A list of objects, whichever way it is written. */
+static void test_list(void)
+{
+	struct lists {
+		struct config_blocks list;
+	} o;
+	static const struct config_option rows[] = {
+		{ .path = "a", .type = CONFIG_T_SECTION },
+		{ .path = "a.b", .type = CONFIG_T_LIST, .offset = offsetof(struct lists, list) },
+		{ .path = NULL },
+	};
+	static const char *const same[] = { "a { b = [ { x = 1 }, { x = 2 } ] }",
+		"a { b { x = 1 } b { x = 2 } }", "{\"a\":{\"b\":[{\"x\":1},{\"x\":2}]}}" };
+	struct config c;
+
+	for (size_t i = 0; i < ARRAY_LEN(same); i++) {
+		o = (struct lists){ .list = { .n = 0 } };
+		config_init(&c, rows, &o);
+		config_load_text(&c, "f", bytes_str(same[i]));
+		CHECK_STR(buf_cstr(&c.problems), "");
+		CHECK_INT(o.list.n, 2);
+		for (size_t k = 0; k < 2; k++) {
+			CHECK_INT(o.list.v[k]->n, 1);
+			CHECK_STR(o.list.v[k]->children[0]->key, "x");
+			CHECK_STR(o.list.v[k]->children[0]->text, k ? "2" : "1");
+		}
+		config_deinit(&c);
+		config_free_values(rows, &o);
+	}
+	o = (struct lists){ .list = { .n = 0 } };
+	config_init(&c, rows, &o);
+	config_load_text(&c, "f", bytes_str("a { b = [1] }"));
+	CHECK_CONTAINS(buf_cstr(&c.problems), "a list of objects");
+	config_deinit(&c);
+	config_free_values(rows, &o);
+}
+
+TEST_MAIN(TEST(test_list), TEST(test_hcl), TEST(test_hcl_errors), TEST(test_json),
+	TEST(test_limits), TEST(test_lines), TEST(test_expand), TEST(test_values),
+	TEST(test_defaults), TEST(test_json_form), TEST(test_problems), TEST(test_warnings),
+	TEST(test_plugins), TEST(test_plugin_file), TEST(test_override), TEST(test_print),
+	TEST(test_describe), TEST(test_missing_file), TEST(test_changes))
