@@ -154,7 +154,7 @@ void api_metrics(struct api *a)
 	static const char *const call_labels[] = { "method", "code", NULL };
 	static const char *const method_label[] = { "method", NULL };
 
-	metrics_add_process("assay-agent", ASSAY_VERSION);
+	daemon_metrics(&a->options->daemon, "assay-agent", a->options->trust_domain);
 	door_add_metrics();
 	calls = metric_counter(
 		"assay_agent_calls_total", "Calls served, by method and status", call_labels);

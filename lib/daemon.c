@@ -1,10 +1,14 @@
 #include "lib/daemon.h"
 
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "lib/mem.h"
+#include "lib/metrics.h"
 
 int daemon_begin(const struct daemon_options *o, struct err *e)
 {
@@ -23,6 +27,26 @@ int daemon_begin(const struct daemon_options *o, struct err *e)
 	for (size_t i = 0; i < o->warnings.n; i++)
 		log_event(LOG_WARN, "config", o->warnings.v[i], NULL);
 	return 0;
+}
+
+void daemon_metrics(const struct daemon_options *o, const char *program, const char *trust_domain)
+{
+	static char host[256], name[32];
+
+	if (gethostname(host, sizeof(host) - 1))
+		host[0] = 0;
+	snprintf(name, sizeof(name), "%s", program);
+	if (strchr(name, '-'))
+		*strchr(name, '-') = '_';
+	metrics_configure(&(struct metrics_options){ .program = name,
+		.prefix = o->metric_prefix,
+		.host = o->metric_host ? host : NULL,
+		.trust_domain = o->metric_trust_domain ? trust_domain : NULL,
+		.allowed_prefixes = &o->allowed_prefixes,
+		.blocked_prefixes = &o->blocked_prefixes,
+		.allowed_labels = &o->allowed_labels,
+		.blocked_labels = &o->blocked_labels });
+	metrics_add_process(program, ASSAY_VERSION);
 }
 
 struct daemon_flags daemon_read_flags(const struct cli *c)

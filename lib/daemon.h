@@ -20,11 +20,17 @@ struct daemon_options {
 	bool prometheus_enabled;
 	char *prometheus_host;
 	int prometheus_port;
+	char *metric_prefix;
+	bool metric_host, metric_trust_domain; /* labels */
+	struct strings allowed_prefixes, blocked_prefixes, allowed_labels, blocked_labels;
 	struct strings warnings; /* "file:line: text": what was accepted but is not as it seems */
 };
 
 /* The file mode, signals and log that a daemon begins with; logs the warnings. */
 int daemon_begin(const struct daemon_options *o, struct err *e) MUST_USE;
+
+/* The metrics of the process, with the shape that the options give. program: "assay-server". */
+void daemon_metrics(const struct daemon_options *o, const char *program, const char *trust_domain);
 
 /* ---- flags ---- */
 
@@ -119,7 +125,6 @@ void daemon_override(struct config *c, const char *section, const struct daemon_
 	}
 
 #define DAEMON_NOTE_METRICS "only Prometheus is built in; remove it"
-#define DAEMON_NOTE_LABELS "metrics keep the names and labels of docs/OPERATIONS"
 #define DAEMON_NOTE_METRICS_TLS                                                                    \
 	"metrics are served in plain HTTP; bind them to localhost and put a proxy before them"
 #define DAEMON_ROW(p, t, why)                                                                      \
@@ -135,14 +140,39 @@ void daemon_override(struct config *c, const char *section, const struct daemon_
 		DAEMON_ROW("telemetry.Statsd", CONFIG_T_REFUSED, DAEMON_NOTE_METRICS),             \
 		DAEMON_ROW("telemetry.M3", CONFIG_T_REFUSED, DAEMON_NOTE_METRICS),                 \
 		DAEMON_ROW("telemetry.InMem", CONFIG_T_IGNORED, DAEMON_NOTE_METRICS),              \
-		DAEMON_ROW("telemetry.MetricPrefix", CONFIG_T_IGNORED, DAEMON_NOTE_LABELS),        \
-		DAEMON_ROW(                                                                        \
-			"telemetry.EnableTrustDomainLabel", CONFIG_T_IGNORED, DAEMON_NOTE_LABELS), \
-		DAEMON_ROW("telemetry.EnableHostnameLabel", CONFIG_T_IGNORED, DAEMON_NOTE_LABELS), \
-		DAEMON_ROW("telemetry.AllowedPrefixes", CONFIG_T_IGNORED, DAEMON_NOTE_LABELS),     \
-		DAEMON_ROW("telemetry.BlockedPrefixes", CONFIG_T_IGNORED, DAEMON_NOTE_LABELS),     \
-		DAEMON_ROW("telemetry.AllowedLabels", CONFIG_T_IGNORED, DAEMON_NOTE_LABELS),       \
-		DAEMON_ROW("telemetry.BlockedLabels", CONFIG_T_IGNORED, DAEMON_NOTE_LABELS),       \
+		{ .path = "telemetry.MetricPrefix",                                                \
+			.type = CONFIG_T_STRING,                                                   \
+			.flags = CONFIG_EMPTY_IS_UNSET,                                            \
+			DAEMON_AT(s, d, metric_prefix),                                            \
+			.doc = "What the names of this program's metrics begin with in place of "  \
+			       "`assay_server` or `assay_agent`, such as `spire_server`." },       \
+		{ .path = "telemetry.EnableTrustDomainLabel",                                      \
+			.type = CONFIG_T_BOOL,                                                     \
+			DAEMON_AT(s, d, metric_trust_domain),                                      \
+			.value = "false",                                                          \
+			.doc = "A label `trust_domain` on all metrics." },                         \
+		{ .path = "telemetry.EnableHostnameLabel",                                         \
+			.type = CONFIG_T_BOOL,                                                     \
+			DAEMON_AT(s, d, metric_host),                                              \
+			.value = "false",                                                          \
+			.doc = "A label `host` on all metrics." },                                 \
+		{ .path = "telemetry.AllowedPrefixes",                                             \
+			.type = CONFIG_T_STRINGS,                                                  \
+			DAEMON_AT(s, d, allowed_prefixes),                                         \
+			.doc = "Beginnings of names, written with dots or underscores, that stay " \
+			       "although a shorter one of BlockedPrefixes fits." },                \
+		{ .path = "telemetry.BlockedPrefixes",                                             \
+			.type = CONFIG_T_STRINGS,                                                  \
+			DAEMON_AT(s, d, blocked_prefixes),                                         \
+			.doc = "Beginnings of names of metrics that are not given out." },         \
+		{ .path = "telemetry.AllowedLabels",                                               \
+			.type = CONFIG_T_STRINGS,                                                  \
+			DAEMON_AT(s, d, allowed_labels),                                           \
+			.doc = "If there are any, no other labels are given out." },               \
+		{ .path = "telemetry.BlockedLabels",                                               \
+			.type = CONFIG_T_STRINGS,                                                  \
+			DAEMON_AT(s, d, blocked_labels),                                           \
+			.doc = "Labels that are not given out." },                                 \
 		{ .path = "telemetry.Prometheus",                                                  \
 			.type = CONFIG_T_SECTION,                                                  \
 			.flags = CONFIG_PRESENT,                                                   \

@@ -47,6 +47,8 @@ struct metric {
 	void *fn_arg;
 };
 
+static struct metrics_options shape;
+
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct metric *all[METRICS_MAX];
 static size_t n_all;
@@ -236,17 +238,37 @@ static void put_number(struct buf *b, double v)
 	buf_str(b, text);
 }
 
+static bool has(const struct strings *list, const char *text)
+{
+	for (size_t i = 0; list && i < list->n; i++)
+		if (strcmp(list->v[i], text) == 0)
+			return true;
+	return false;
+}
+
+static void put_label(struct buf *b, const char **sep, const char *name, const char *value)
+{
+	bool only_some = shape.allowed_labels && shape.allowed_labels->n;
+
+	if (!value || has(shape.blocked_labels, name) ||
+		(only_some && !has(shape.allowed_labels, name)))
+		return;
+	buf_printf(b, "%s%s=\"", *sep, name);
+	put_escaped(b, value, true);
+	buf_byte(b, '"');
+	*sep = ",";
+}
+
 /* {a="x",le="0.1"}; le may be NULL. */
 static void put_labels(
 	struct buf *b, const struct metric *m, const struct series *s, const char *le)
 {
 	const char *sep = "{";
 
-	for (size_t i = 0; i < m->n_labels; i++, sep = ",") {
-		buf_printf(b, "%s%s=\"", sep, m->labels[i]);
-		put_escaped(b, s->values[i], true);
-		buf_byte(b, '"');
-	}
+	for (size_t i = 0; i < m->n_labels; i++)
+		put_label(b, &sep, m->labels[i], s->values[i]);
+	put_label(b, &sep, "host", shape.host);
+	put_label(b, &sep, "trust_domain", shape.trust_domain);
 	if (le) {
 		buf_printf(b, "%sle=\"%s\"", sep, le);
 		sep = ",";
@@ -255,10 +277,45 @@ static void put_labels(
 		buf_byte(b, '}');
 }
 
+/* Does `name` begin with `prefix`, whose dots are underscores? Its length, or 0. */
+static size_t begins(const char *name, const char *prefix)
+{
+	size_t i = 0;
+
+	for (; prefix[i]; i++)
+		if (name[i] != (prefix[i] == '.' ? '_' : prefix[i]))
+			return 0;
+	return i;
+}
+
+static size_t longest(const struct strings *prefixes, const char *name)
+{
+	size_t best = 0;
+
+	for (size_t i = 0; prefixes && i < prefixes->n; i++) {
+		size_t n = begins(name, prefixes->v[i]);
+
+		best = n > best ? n : best;
+	}
+	return best;
+}
+
+/* The name as it is written. */
+static void name_of(const struct metric *m, struct buf *ret)
+{
+	size_t own = shape.program ? begins(m->name, shape.program) : 0;
+
+	if (own && shape.prefix && m->name[own] == '_')
+		buf_printf(ret, "%s%s", shape.prefix, m->name + own);
+	else
+		buf_str(ret, m->name);
+}
+
 static void put_line(struct buf *b, const struct metric *m, const struct series *s,
 	const char *suffix, const char *le, double v)
 {
-	buf_printf(b, "%s%s", m->name, suffix);
+	name_of(m, b);
+	buf_str(b, suffix);
 	put_labels(b, m, s, le);
 	buf_byte(b, ' ');
 	put_number(b, v);
@@ -286,9 +343,15 @@ static void put_metric(struct buf *b, struct metric *m)
 	static const char *const kinds[] = { "counter", "gauge", "histogram" };
 	const struct series none = { .value = 0 };
 
-	buf_printf(b, "# HELP %s ", m->name);
+	AUTO_BUF struct buf name = BUF_INIT;
+
+	name_of(m, &name);
+	if (longest(shape.blocked_prefixes, buf_cstr(&name)) >
+		longest(shape.allowed_prefixes, buf_cstr(&name)))
+		return;
+	buf_printf(b, "# HELP %s ", buf_cstr(&name));
 	put_escaped(b, m->help, false);
-	buf_printf(b, "\n# TYPE %s %s\n", m->name, kinds[m->kind]);
+	buf_printf(b, "\n# TYPE %s %s\n", buf_cstr(&name), kinds[m->kind]);
 	pthread_mutex_lock(&m->lock);
 	if (m->fn)
 		put_line(b, m, &none, "", NULL, m->fn(m->fn_arg));
@@ -303,6 +366,11 @@ static void put_metric(struct buf *b, struct metric *m)
 			put_line(b, m, m->series[i], "", NULL, m->series[i]->value);
 	}
 	pthread_mutex_unlock(&m->lock);
+}
+
+void metrics_configure(const struct metrics_options *o)
+{
+	shape = *o;
 }
 
 void metrics_write(struct buf *ret)

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "lib/buf.h"
+#include "lib/entry.h"
 
 struct metric;
 
@@ -25,6 +26,19 @@ void metric_observe(struct metric *m, double seconds, ...);
 /* Computed when asked for. */
 void metric_gauge_fn(const char *name, const char *help, double (*fn)(void *arg), void *arg);
 void metric_counter_fn(const char *name, const char *help, double (*fn)(void *arg), void *arg);
+
+/* How they are written out, for those who have dashboards already. Borrowed, and not changed while
+ * metrics are written. A metric whose name begins with one of blocked_prefixes is left out, unless
+ * a longer one of allowed_prefixes says otherwise; dots in them stand for underscores.
+ * allowed_labels: if there are any, no others are written; blocked_labels are not. */
+struct metrics_options {
+	const char *program; /* "assay_server": what prefix stands for */
+	const char *prefix;  /* NULL: program */
+	const char *host;    /* value of a label "host" on all; NULL: none */
+	const char *trust_domain;
+	const struct strings *allowed_prefixes, *blocked_prefixes, *allowed_labels, *blocked_labels;
+};
+void metrics_configure(const struct metrics_options *o);
 
 void metrics_write(struct buf *ret);
 /* process_resident_memory_bytes, process_cpu_seconds_total, process_open_fds,

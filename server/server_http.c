@@ -180,7 +180,6 @@ static void add_gauges(const struct api *a)
 	for (size_t i = 0; i < ARRAY_LEN(counters); i++)
 		metric_counter_fn(
 			counters[i].name, counters[i].help, counters[i].fn, (void *)(uintptr_t)a);
-	metrics_add_process("assay-server", ASSAY_VERSION);
 	door_add_metrics();
 }
 
@@ -224,6 +223,7 @@ int server_http_open(struct loop *l, const struct server_options *o, const struc
 	}
 	if (r == 0 && o->daemon.prometheus_enabled) {
 		add_gauges(a);
+		daemon_metrics(&o->daemon, "assay-server", o->trust_domain);
 		ho.host = o->daemon.prometheus_host;
 		ho.port = o->daemon.prometheus_port;
 		ho.handle = prometheus;

@@ -23,9 +23,10 @@ static const struct config_option table[] = {
 
 static void test_rows_and_flags(void)
 {
-	static const char text[] = "server { log_level = \"ERROR\" }\n"
-				   "health_checks { listener_enabled = true bind_port = 7 }\n"
-				   "telemetry { Prometheus { port = 9 } MetricPrefix = \"x\" }\n";
+	static const char text[] =
+		"server { log_level = \"ERROR\" }\n"
+		"health_checks { listener_enabled = true bind_port = 7 }\n"
+		"telemetry { Prometheus { port = 9 } InMem = 1 MetricPrefix = \"x\" }\n";
 	const struct daemon_flags flags = { .log_level = "debug", .log_source_location = true };
 	AUTO_BUF struct buf problems = BUF_INIT;
 	struct file f = { 0 };

@@ -147,5 +147,44 @@ static void test_process(void)
 	CHECK_CONTAINS(buf_cstr(&b), "# TYPE process_cpu_seconds_total counter\n");
 }
 
-TEST_MAIN(TEST(test_counter), TEST(test_plain), TEST(test_gauge), TEST(test_gauge_fn),
-	TEST(test_histogram), TEST(test_series_limit), TEST(test_threads), TEST(test_process))
+static void test_shape(void)
+{
+	static const char *const labels[] = { "status", "kind", NULL };
+	struct strings blocked = { 0 }, allowed = { 0 }, no_labels = { 0 }, only = { 0 };
+	struct metrics_options o = { .program = "assay_server",
+		.prefix = "spire_server",
+		.host = "h\"1",
+		.trust_domain = "td",
+		.blocked_prefixes = &blocked,
+		.allowed_prefixes = &allowed,
+		.blocked_labels = &no_labels,
+		.allowed_labels = &only };
+	AUTO_BUF struct buf b = BUF_INIT;
+
+	strings_add(&blocked, "spire_server.rpc");
+	strings_add(&allowed, "spire_server.rpc.entry");
+	strings_add(&no_labels, "kind");
+	metric_add(metric_counter("assay_server_rpc_entry_x", "X.", labels), 1, "OK", "k");
+	metric_add(metric_counter("assay_server_rpc_agent_x", "X.", labels), 1, "OK", "k");
+	metric_add(metric_counter("assay_connections_x", "X.", NULL), 2);
+	metrics_configure(&o);
+	metrics_write(&b);
+	CHECK_CONTAINS(buf_cstr(&b), "# HELP spire_server_rpc_entry_x X.\n");
+	CHECK_CONTAINS(buf_cstr(&b),
+		"spire_server_rpc_entry_x{status=\"OK\",host=\"h\\\"1\",trust_domain=\"td\"} 1\n");
+	CHECK_CONTAINS(
+		buf_cstr(&b), "\nassay_connections_x{host=\"h\\\"1\",trust_domain=\"td\"} 2\n");
+	CHECK(!strstr(buf_cstr(&b), "rpc_agent_x"));
+	strings_add(&only, "host");
+	buf_reset(&b);
+	metrics_write(&b);
+	CHECK_CONTAINS(buf_cstr(&b), "spire_server_rpc_entry_x{host=\"h\\\"1\"} 1\n");
+	strings_deinit(&blocked);
+	strings_deinit(&allowed);
+	strings_deinit(&no_labels);
+	strings_deinit(&only);
+}
+
+TEST_MAIN(TEST(test_shape), TEST(test_counter), TEST(test_plain), TEST(test_gauge),
+	TEST(test_gauge_fn), TEST(test_histogram), TEST(test_series_limit), TEST(test_threads),
+	TEST(test_process))
