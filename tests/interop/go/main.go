@@ -32,7 +32,7 @@ import (
 
 func main() {
 	if len(os.Args) < 3 {
-		fatal(errors.New("usage: clients mtls|jwt|federated|none|bundles|watch|first|server|client SOCKET …"))
+		fatal(errors.New("usage: clients mtls|jwt|federated|none|bundles|watch|first|once|time|server|client SOCKET …"))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
@@ -60,6 +60,11 @@ func main() {
 		err = watch(context.Background(), addr)
 	case "first":
 		err = first(context.Background(), addr)
+	case "once":
+		err = once(ctx, addr)
+	case "time":
+		n, _ := strconv.Atoi(os.Args[3])
+		err = measure(ctx, addr, n)
 	case "server":
 		err = server(context.Background(), addr, os.Args[3], spiffeid.RequireTrustDomainFromString(os.Args[4]))
 	case "client":

@@ -3,6 +3,8 @@
 //	clients watch  SOCKET               prints a line for each identity that arrives and each error, with the time in milliseconds
 //	                                    since 1970; does not end
 //	clients first  SOCKET               connects again and again until an identity is there, and prints a line as above; then sleeps
+//	clients once   SOCKET               the same, but one try, and the end
+//	clients time   SOCKET N             N new connections, each until its identity is there: milliseconds, one a line
 //	clients server SOCKET ADDRESS TD    echoes lines to any member of the trust domain, by mutual TLS; does not end
 //	clients client SOCKET ADDRESS ID N  N new connections to a server that must have that ID; any failed one fails
 package main
@@ -65,6 +67,25 @@ func first(ctx context.Context, addr workloadapi.ClientOption) error {
 		time.Sleep(5 * time.Millisecond)
 	}
 	<-ctx.Done()
+	return nil
+}
+
+func once(ctx context.Context, addr workloadapi.ClientOption) error {
+	x, err := workloadapi.FetchX509Context(ctx, addr)
+	if err == nil {
+		watcher{}.OnX509ContextUpdate(x)
+	}
+	return err
+}
+
+func measure(ctx context.Context, addr workloadapi.ClientOption, n int) error {
+	for i := 0; i < n; i++ {
+		start := time.Now()
+		if _, err := workloadapi.FetchX509Context(ctx, addr); err != nil {
+			return err
+		}
+		fmt.Printf("%.2f\n", float64(time.Since(start).Microseconds())/1000)
+	}
 	return nil
 }
 
