@@ -215,9 +215,9 @@ static void check_attestors(struct config *c, struct agent_options *o)
 	if (o->attest_x509pop && !o->x509pop_certificate_path)
 		config_problem(
 			c, "plugins.NodeAttestor.x509pop", "certificate_path must be configured");
-	if (!o->attestor_unix && nothing_wrong(c, "plugins.WorkloadAttestor"))
+	if (!o->attestor_unix && !o->k8s.on && nothing_wrong(c, "plugins.WorkloadAttestor"))
 		config_problem(c, "plugins.WorkloadAttestor",
-			"at least one WorkloadAttestor plugin is needed: \"unix\"");
+			"at least one WorkloadAttestor plugin is needed: \"unix\", \"k8s\"");
 }
 
 static void check(struct config *c, struct agent_file *f)
@@ -231,6 +231,7 @@ static void check(struct config *c, struct agent_file *f)
 	check_delegates(c, &f->o);
 	check_attestors(c, &f->o);
 	check_keymgr(c, f);
+	options_k8s(c, f);
 }
 
 static void override(struct config *c, const struct agent_flags *f)
@@ -293,6 +294,7 @@ int agent_options_load(
 		r = config_finish(&c, problems, e);
 	}
 	config_take_warnings(&c, &file.o.daemon.warnings);
+	free(file.k8s_brokers.v);
 	config_deinit(&c);
 	if (r)
 		agent_options_deinit(&file.o);
@@ -306,6 +308,7 @@ void agent_options_deinit(struct agent_options *o)
 	struct agent_file f = { .o = *o };
 
 	config_free_values(agent_option_table, &f);
+	options_k8s_deinit(&o->k8s);
 	strings_deinit(&o->daemon.warnings);
 	*o = (struct agent_options){ 0 };
 }

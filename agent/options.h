@@ -15,6 +15,30 @@
 
 enum rebootstrap_mode { REBOOTSTRAP_NEVER, REBOOTSTRAP_AUTO, REBOOTSTRAP_ALWAYS };
 
+/* WorkloadAttestor "k8s", as SPIRE's of that name. */
+struct k8s_broker {
+	char *id;           /* SPIFFE ID */
+	bool cluster_scope; /* pods of other nodes too */
+};
+struct k8s_options {
+	bool on;
+	int kubelet_read_only_port, kubelet_secure_port; /* 0: not given */
+	char *kubelet_ca_path, *token_path;              /* NULL: those of a pod */
+	char *certificate_path, *private_key_path;
+	char *node_name, *node_name_env;
+	bool skip_kubelet_verification, use_anonymous_authentication, disable_kubelet_client;
+	int max_poll_attempts; /* at least 1 */
+	int64_t poll_retry_interval_ns, reload_interval_ns;
+	bool disable_container_selectors, enable_namespace_labels;
+	bool use_new_container_locator, verbose_container_locator_logs;
+	/* experimental */
+	bool api_server_cache;
+	bool has_broker;
+	char *broker_access_policy; /* "permissive", or "enforced": by a SubjectAccessReview */
+	struct k8s_broker *brokers;
+	size_t n_brokers;
+};
+
 struct agent_options {
 	char *trust_domain;
 	char *server_address;
@@ -58,6 +82,7 @@ struct agent_options {
 	bool attestor_unix;
 	bool unix_discover_workload_path;
 	int64_t unix_workload_size_limit; /* 0: no limit, negative: no hash */
+	struct k8s_options k8s;
 
 	/* What they were read with, borrowed, to read them again; NULL: they are not. */
 	const struct agent_flags *flags;

@@ -2,10 +2,11 @@
 
 #include <stdlib.h>
 
+#include "agent/workload_k8s.h"
 #include "lib/list.h"
 #include "lib/metrics.h"
 
-static const struct attestor *const table[] = { &workload_unix };
+static const struct attestor *const table[] = { &workload_unix, &workload_k8s };
 
 struct row {
 	const struct attestor *type;

@@ -65,7 +65,7 @@ const struct x509_chain *tls_peer_chain(const struct tls_conn *t); /* n = 0: the
 int tls_verify_svid(const struct x509_chain *peer, const struct x509_chain *roots, struct wall now,
 	struct spiffeid *ret, struct err *e) MUST_USE;
 /* A server of that name (DNS or IP in the SAN) whose chain ends in one of the roots: for those with
- * a CA of their own, as Kubernetes has. */
+ * a CA of their own, as Kubernetes has. host NULL: any name. */
 int tls_verify_host(const struct x509_chain *peer, const struct x509_chain *roots, const char *host,
 	struct wall now, struct err *e) MUST_USE;
 /* Ordinary WebPKI verification for https_web: roots from the system's bundle (SSL_CERT_FILE

@@ -172,7 +172,7 @@ int tls_verify_host(const struct x509_chain *peer, const struct x509_chain *root
 	if (peer->n == 0)
 		return err_set(e, ERR_INVALID, "the server sent no certificate");
 	leaf = peer->v[0];
-	if (!host_matches(leaf, host))
+	if (host && !host_matches(leaf, host))
 		return err_set(
 			e, ERR_INVALID, "x509: certificate is not valid for \"%.200s\"", host);
 	if (leaf->ext.has_eku && !leaf->ext.eku_server && !leaf->ext.eku_any)

@@ -1,0 +1,167 @@
+#include "agent/workload_k8s.h"
+
+#include <stdlib.h>
+
+#include "lib/log.h"
+
+struct k8s {
+	struct loop *loop;
+	const struct k8s_options *o;
+	struct kubelet *kubelet; /* NULL: disable_kubelet_client */
+};
+
+static bool k8s_enabled(const struct agent_options *o)
+{
+	return o->k8s.on;
+}
+
+static void k8s_close(void *state)
+{
+	struct k8s *k = state;
+
+	kubelet_free(k->kubelet);
+	free(k);
+}
+
+static int k8s_open(struct loop *l, const struct agent_options *o, void **ret, struct err *e)
+{
+	struct k8s *k = xcalloc(1, sizeof(*k));
+
+	k->loop = l;
+	k->o = &o->k8s;
+	if (k->o->enable_namespace_labels) {
+		k8s_close(k);
+		return err_set(e, ERR_UNIMPLEMENTED,
+			"enable_namespace_labels is not part of this version yet");
+	}
+	if (!k->o->disable_kubelet_client && kubelet_new(l, k->o, &k->kubelet, e)) {
+		k8s_close(k);
+		return err_set(e, ERR_INVALID, "%s", e->msg);
+	}
+	*ret = k;
+	return 0;
+}
+
+/* ---- one attestation ---- */
+
+static struct kubelet_want want_of(
+	const struct k8s *k, const struct caller *c, const struct finding *f)
+{
+	return (struct kubelet_want){ .container_id = f->container.id,
+		.uid = f->container.pod_uid,
+		.pod_will_do = k->o->disable_container_selectors,
+		.pid = c->pid,
+		.start_time = c->start_time,
+		.attempts = (unsigned)k->o->max_poll_attempts };
+}
+
+static void add_selectors(const struct k8s *k, const struct pod *p,
+	const struct pod_item *container, struct finding *f)
+{
+	pod_selectors(p, &f->selectors);
+	if (container && !k->o->disable_container_selectors)
+		pod_container_selectors(p, container, &f->selectors);
+}
+
+static enum attest_next k8s_attest(
+	void *state, const struct caller *c, bool blocking, struct finding *ret)
+{
+	struct k8s *k = state;
+	int want = CONTAINER_POD;
+	const struct pod_item *container;
+	const struct pod *p;
+	struct kubelet_want w;
+	enum attest_next next;
+
+	if (k->o->disable_kubelet_client) {
+		err_set(&ret->err, ERR_PRECONDITION, "kubelet client is disabled");
+		return ATTEST_DONE;
+	}
+	if (k->o->verbose_container_locator_logs)
+		want |= CONTAINER_VERBOSE;
+	if (!k->o->use_new_container_locator)
+		want |= CONTAINER_NO_MOUNTS;
+	next = attest_container(c, want, blocking, ret);
+	if (next == ATTEST_BLOCKS && !k->o->use_new_container_locator)
+		return ATTEST_DONE;
+	if (next != ATTEST_WAITS || blocking)
+		return next;
+	w = want_of(k, c, ret);
+	p = kubelet_known(k->kubelet, &w, &container);
+	if (!p)
+		return ATTEST_WAITS;
+	add_selectors(k, p, container, ret);
+	return ATTEST_DONE;
+}
+
+struct k8s_op {
+	struct k8s *k;
+	struct finding *f;
+	void (*done)(void *arg);
+	void *arg;
+	struct kubelet_wait *wait;
+};
+
+static void on_found(void *arg, const struct pod *p, const struct pod_item *container)
+{
+	struct k8s_op *op = arg;
+
+	add_selectors(op->k, p, container, op->f);
+}
+
+static void op_done(struct k8s_op *op)
+{
+	void (*done)(void *arg) = op->done;
+	void *arg = op->arg;
+
+	free(op);
+	done(arg);
+}
+
+static void on_waited(void *arg, const struct err *e, const char *waited)
+{
+	struct k8s_op *op = arg;
+	struct finding *f = op->f;
+
+	op->wait = NULL;
+	f->err = *e;
+	f->waited_for = waited ? xstrdup(waited) : NULL;
+	if (e->code)
+		log_event(LOG_WARN, "workload_k8s", "Container id not found; giving up", "pod_uid",
+			f->container.pod_uid, "container_id", f->container.id, "error", e->msg,
+			NULL);
+	op_done(op);
+}
+
+static void *k8s_start(void *state, const struct caller *c, struct finding *ret,
+	void (*done)(void *arg), void *arg)
+{
+	struct k8s *k = state;
+	struct k8s_op *op = xcalloc(1, sizeof(*op));
+	struct kubelet_wait_options o = {
+		.want = want_of(k, c, ret), .found = on_found, .done = on_waited, .arg = op
+	};
+
+	*op = (struct k8s_op){ .k = k, .f = ret, .done = done, .arg = arg };
+	op->wait = kubelet_wait(k->kubelet, &o);
+	return op;
+}
+
+static void k8s_cancel(void *arg)
+{
+	struct k8s_op *op = arg;
+
+	if (op->wait)
+		op->f->waited_for = kubelet_cancel(op->wait);
+	free(op);
+}
+
+const struct attestor workload_k8s = {
+	.name = "k8s",
+	.enabled = k8s_enabled,
+	.open = k8s_open,
+	.close = k8s_close,
+	.attest = k8s_attest,
+	.start = k8s_start,
+	.cancel = k8s_cancel,
+};
