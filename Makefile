@@ -62,7 +62,7 @@ grpclibs := -Wl,--start-group -l:libgrpc_unsecure.a -l:libgpr.a -l:libaddress_so
 # Packed relocations save half a megabyte where the linker and libc know them.
 relr     := $(shell echo 'int main(void){return 0;}' | $(CC) -fPIE -pie -Wl,-z,pack-relative-relocs -x c -o /dev/null - 2>/dev/null && echo -Wl,-z,pack-relative-relocs)
 ldflags  := -pie -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-code -Wl,--as-needed -Wl,--gc-sections -Wl,-O1 $(relr) -static-libgcc $(ldsan)
-ldlibs   := $(WOLFLIB) -l:libprotobuf-c.a -l:libuv_a.a -l:libjansson.a -l:libhttp_parser.a $(grpclibs) -lm -ldl -lpthread
+ldlibs   := $(WOLFLIB) -l:libprotobuf-c.a -l:libuv_a.a -l:libjansson.a -l:libhttp_parser.a -l:libyaml.a $(grpclibs) -lm -ldl -lpthread
 sqlite   := -l:libsqlite3.a
 
 # ---- what there is ----

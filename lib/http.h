@@ -92,6 +92,7 @@ void http_client_free(struct http_client *c);
 /* New connections from now on, for when certificates or tokens changed: those open are closed when
  * their call ends. */
 void http_client_renew(struct http_client *c);
+const char *http_client_host(const struct http_client *c); /* of the URL, without port */
 
 struct http_answer {
 	int status;
@@ -114,6 +115,8 @@ struct http_call_options {
 	/* Takes the body of a 2xx as it comes, in place of gathering it. False: enough, the call
 	 * ends as if the body did. The call may not be cancelled from inside. */
 	bool (*part)(void *arg, struct bytes part);
+	/* With part: the header of a 2xx is there. NULL is fine. */
+	void (*begun)(void *arg);
 	/* Doing it twice is like doing it once, whatever the method. A connection that was kept
 	 * open may turn out to be closed when it is used again: then GET, HEAD, PUT, DELETE,
 	 * OPTIONS and such calls are sent once more, others fail with ERR_UNAVAILABLE. */

@@ -353,6 +353,7 @@ struct http_call *http_call(struct http_client *cl, const struct http_call_optio
 	c->body_max = o->body_max ? o->body_max : HTTP_BODY_MAX_DEFAULT;
 	c->idle_ms = o->idle_ms;
 	c->part = o->part;
+	c->begun = o->begun;
 	c->done = o->done;
 	c->arg = o->arg;
 	c->method = xstrdup(o->method ? o->method : "GET");
@@ -442,6 +443,11 @@ void http_client_renew(struct http_client *cl)
 	cl->generation++;
 	list_each (conn, &cl->idle, struct client_conn, in_idle)
 		client_conn_close(conn);
+}
+
+const char *http_client_host(const struct http_client *cl)
+{
+	return cl->url.host;
 }
 
 static void drop_all(struct list *calls)

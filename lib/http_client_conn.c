@@ -142,6 +142,14 @@ static bool take_part(void *arg, struct bytes v)
 	return c->call->part(c->call->arg, v);
 }
 
+static void head_came(void *arg)
+{
+	struct client_conn *c = arg;
+
+	if (c->call->begun)
+		c->call->begun(c->call->arg);
+}
+
 void client_conn_use(struct client_conn *c, struct http_call *call)
 {
 	uv_buf_t out;
@@ -155,6 +163,7 @@ void client_conn_use(struct client_conn *c, struct http_call *call)
 	http_message_init(&c->message, false, call->body_max);
 	c->message.no_body = strcmp(call->method, "HEAD") == 0;
 	c->message.part = call->part ? take_part : NULL;
+	c->message.begun = call->part ? head_came : NULL;
 	c->message.part_arg = c;
 	buf_reserve(&c->request, call->head.len + call->body.len);
 	buf_bytes(&c->request, buf_view(&call->head));

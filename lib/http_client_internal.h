@@ -80,6 +80,7 @@ struct http_call {
 	size_t body_max;
 	int idle_ms;
 	bool (*part)(void *arg, struct bytes part);
+	void (*begun)(void *arg);
 	void (*done)(void *arg, const struct http_answer *a, const struct err *e);
 	void *arg;
 	struct err e;

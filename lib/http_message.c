@@ -101,6 +101,8 @@ static int on_response_headers(struct http_message *m)
 	/* RFC 9112 section 6.3, 1 */
 	if (m->no_body || p->status_code == 204 || p->status_code == 304)
 		return 1;
+	if (has_part(m) && m->begun)
+		m->begun(m->part_arg);
 	if (!has_part(m) && p->content_length != UINT64_MAX && p->content_length > m->body.max)
 		return refuse(m, 413), -1;
 	return 0;

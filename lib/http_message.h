@@ -31,6 +31,7 @@ struct http_message {
 	/* Takes the body of a 2xx in place of `body`. False: enough; the message is complete then,
 	 * and the connection of no further use. */
 	bool (*part)(void *arg, struct bytes v);
+	void (*begun)(void *arg); /* with part: before the first one. NULL is fine */
 	void *part_arg;
 	bool head_done; /* what follows are trailers */
 	bool enough;

@@ -19,12 +19,17 @@ enum {
 	KUBE_LIST_PAGE = 500,
 	KUBE_TOKEN_AGE_S = 60, /* a token from a file is read again after that */
 	KUBE_TIMEOUT_MS = 30000,
+	KUBE_WATCH_S = 300,   /* a watch is asked for anew after that, ±20 % */
+	KUBE_RETRIES_MAX = 4, /* of a call that was told to come later (429) */
 };
 
 struct kube;
 struct kube_options {
 	const char *kubeconfig; /* file; NULL: the pod's own service account */
 	const char *context;    /* NULL: the file's current one */
+	/* Where a pod's service account is mounted, with files token, ca.crt and namespace; NULL:
+	 * /var/run/secrets/kubernetes.io/serviceaccount */
+	const char *service_account;
 };
 /* ERR_NOT_FOUND: no such file, or this is no pod. ERR_INVALID: it says what is wrong in which file,
  * also for what is not supported (exec and auth-provider plug-ins, proxies). */
@@ -47,13 +52,15 @@ struct kube_call_options {
 	const char *content_type; /* NULL: application/json; for PATCH one of the patch types */
 	const json_t *body;       /* NULL: none */
 	int timeout_ms;           /* 0: KUBE_TIMEOUT_MS */
+	bool repeatable;          /* as http_call_options: a review, an apply */
 	void (*done)(void *arg, int status, json_t *object, const struct err *e);
 	void *arg;
 };
 struct kube_call *kube_call(struct kube *k, const struct kube_call_options *o);
 void kube_call_cancel(struct kube_call *c); /* NULL is fine */
 
-/* printf for paths: %s is escaped as a path segment or query value. Caller frees. */
+/* printf for paths: %s is escaped as a path segment or query value; else %d and %% only. Caller
+ * frees. */
 char *kube_path(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /*
@@ -74,6 +81,10 @@ struct kube_watch_options {
 	void (*failed)(void *arg, const struct err *e);
 	void (*working)(void *arg);
 	void *arg;
+	int watch_s; /* 0: KUBE_WATCH_S */
+	/* A stream that is silent for so long is taken for dead. 0: watch_s and half a minute; once
+	 * it had a bookmark, of which API servers send one a minute, 150 s. */
+	int idle_ms;
 };
 struct kube_watch *kube_watch(struct kube *k, const struct kube_watch_options *o);
 void kube_watch_free(struct kube_watch *w); /* NULL is fine; not from inside its callbacks */
