@@ -8,7 +8,7 @@
 #include "agent/options.h"
 #include "lib/cli.h"
 
-extern const struct cli_command cmd_run[], cmd_validate[], cmd_api[], cmd_explain[],
+extern const struct cli_command cmd_run[], cmd_validate[], cmd_api[], cmd_explain[], cmd_files[],
 	cmd_healthcheck[], cmd_logger[], cmd_debug[], cmd_csi[];
 
 /* All of them, and the sockets' defaults. */

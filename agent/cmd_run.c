@@ -183,7 +183,7 @@ const struct cli_command cmd_validate[] = {
 /* ---- all of them ---- */
 
 static const struct cli_command *const commands[] = { cmd_run, cmd_validate, cmd_api, cmd_explain,
-	cmd_healthcheck, cmd_logger, cmd_debug, cmd_csi, NULL };
+	cmd_files, cmd_healthcheck, cmd_logger, cmd_debug, cmd_csi, NULL };
 
 const struct cli_program agent_program = {
 	.name = "assay-agent",

@@ -367,6 +367,13 @@ void config_load_text(struct config *c, const char *file, struct bytes text)
 	config_load_section(c, tree, "", NULL);
 }
 
+void config_load_object(struct config *c, const struct config_node *object)
+{
+	free(c->file);
+	c->file = xasprintf("%s:%d", object->file, object->line);
+	config_load_section(c, object, "", NULL);
+}
+
 static void load_expanded(struct config *c, const char *file, struct bytes raw)
 {
 	AUTO_BUF struct buf text = BUF_INIT_SECRET;

@@ -133,6 +133,8 @@ void config_deinit(struct config *c); /* the struct at base stays the caller's *
  * inside is added to problems, and the reading goes on. */
 int config_load(struct config *c, const char *file, bool expand_env, struct err *e) MUST_USE;
 void config_load_text(struct config *c, const char *file, struct bytes text);
+/* A block or object of another reading, by a table of its own. */
+void config_load_object(struct config *c, const struct config_node *object);
 
 /* A command-line flag in place of the file: as if the key stood there. flag: "-serverPort". */
 void config_override(struct config *c, const char *path, const char *value, const char *flag);
