@@ -29,6 +29,7 @@ enum {
 	/* Announced by a peer; above what is taken, so that most get a status. */
 	PUBLIC_MESSAGE_MAX = 256 << 10,
 	ENVOY_MESSAGE_MAX = 512 << 10,
+	PUBLIC_READ_CHUNK = 2 << 10, /* 450 proxies' streams at 32 KiB each */
 	/* An Envoy opens a stream per secret, up to a hundred on a connection, all at once. */
 	ENVOY_PENDING_MAX = 8 << 20,
 };
@@ -150,6 +151,7 @@ static int open_public(struct agent *a, struct err *e)
 	struct rpc_server_options ro = { .message_max = envoy ? RPC_MESSAGE_MAX_ENVOY
 							      : RPC_MESSAGE_MAX_WORKLOAD,
 		.local = true,
+		.read_chunk = PUBLIC_READ_CHUNK,
 		.authorize = api_public_authorize,
 		.finished = api_finished,
 		.arg = &a->api };

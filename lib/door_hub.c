@@ -182,6 +182,7 @@ static void on_events(uv_poll_t *p, int status, int what)
 	(void)status;
 	(void)what;
 	n = epoll_wait(h->epfd, ev, HUB_EVENTS, 0);
+	loop_trim_soon(h->loop);
 	h->refs++;
 	h->dispatching = true;
 	h->opens_left = HUB_OPENS;

@@ -335,6 +335,7 @@ struct loop *loop_new(void)
 	pthread_mutex_init(&l->jobs_lock, NULL);
 	pthread_cond_init(&l->jobs_cond, NULL);
 	loop_wall_init(l);
+	loop_trim_init(l);
 	return l;
 }
 
@@ -413,6 +414,7 @@ void loop_free(struct loop *l)
 	INVARIANT(l->n_timers == 0);
 	INVARIANT(l->n_watches == 0);
 	loop_wall_close(l);
+	loop_trim_close(l);
 	uv_close((uv_handle_t *)&l->wake, NULL);
 	uv_walk(&l->uv, complain_open, &n_open);
 	INVARIANT(n_open == 0);

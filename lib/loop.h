@@ -61,6 +61,10 @@ void loop_timer_set_wall(
 void loop_timer_stop(struct loop_timer *t);
 void loop_timer_free(struct loop_timer *t); /* NULL is fine */
 
+/* Something was done that may have needed much memory for a moment: once the loop has been quiet
+ * for a while, what is free goes back to the system. Cheap. */
+void loop_trim_soon(struct loop *l);
+
 /* span moved by up to ±percent at random. */
 int64_t loop_jitter(int64_t span_ns, int percent);
 

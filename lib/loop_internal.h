@@ -60,6 +60,12 @@ struct loop {
 	int wall_fd; /* -1 until the first one */
 	uv_poll_t wall_poll;
 	struct list all; /* among all loops, for the test clock */
+
+	/* giving memory back */
+	uv_timer_t trim;
+	uint64_t trim_from_ms;
+	long trim_pages; /* resident, after the last time */
+	bool trim_again; /* something happened since the timer was set */
 };
 
 /* fn(arg) when the loop is freed, before it is checked that all is closed; one user, lib/door. */
@@ -67,6 +73,8 @@ void loop_at_free(struct loop *l, void (*fn)(void *arg), void *arg);
 /* The timer alone does not keep the loop running. */
 void loop_timer_unref(struct loop_timer *t);
 
+void loop_trim_init(struct loop *l);
+void loop_trim_close(struct loop *l);
 void loop_wall_init(struct loop *l);
 void loop_wall_close(struct loop *l); /* asserts that no timer is set */
 

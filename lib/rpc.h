@@ -47,6 +47,8 @@ struct rpc_service {
 struct rpc_server_options {
 	size_t message_max; /* 0: RPC_MESSAGE_MAX */
 	bool local;         /* all peers come by Unix socket: no keepalive pings needed */
+	int read_chunk;     /* bytes that an idle connection keeps ready to read into; 0: as many as
+			       came at once before. For many connections that say little. */
 	/* Before any handler, with "/package.Service/Method": answer the call oneself (rpc_fail …)
 	 * and return false to refuse. NULL: all allowed. */
 	bool (*authorize)(void *arg, struct rpc_call *c, const char *method);

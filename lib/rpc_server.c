@@ -12,6 +12,8 @@ enum {
 	SLOTS_FIRST = 2,
 	SLOTS_MAX = 32,
 	STREAMS_MAX = DOOR_STREAMS_MAX,
+	READ_CHUNK = 8 << 10,
+	READ_CHUNK_MAX = 64 << 10,
 	QUOTA_LOCAL = 64 << 20,
 	QUOTA = 256 << 20,
 	PING_INTERVAL_MIN_MS = 9000, /* grpc-go may ping every 10 s */
@@ -181,6 +183,8 @@ static void open_slots(struct rpc_server *s)
 void rpc_server_start(struct rpc_server *s)
 {
 	grpc_resource_quota *quota = grpc_resource_quota_create("rpc");
+	int chunk = s->o.read_chunk ? s->o.read_chunk : READ_CHUNK;
+	int chunk_max = s->o.read_chunk ? s->o.read_chunk : READ_CHUNK_MAX;
 	grpc_arg args[] = {
 		RPC_INT_ARG(GRPC_ARG_MAX_CONCURRENT_STREAMS, STREAMS_MAX),
 		RPC_INT_ARG(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, s->message_max),
@@ -198,6 +202,9 @@ void rpc_server_start(struct rpc_server *s)
 		RPC_INT_ARG(GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1),
 		RPC_INT_ARG(GRPC_ARG_ENABLE_PER_MESSAGE_COMPRESSION, 0),
 		RPC_INT_ARG(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0),
+		/* A connection keeps as much ready for what comes next as came at once before. */
+		RPC_INT_ARG(GRPC_ARG_TCP_READ_CHUNK_SIZE, chunk),
+		RPC_INT_ARG(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, chunk_max),
 		{ .type = GRPC_ARG_POINTER,
 			.key = (char *)(uintptr_t)GRPC_ARG_RESOURCE_QUOTA,
 			.value.pointer = { quota, grpc_resource_quota_arg_vtable() } },

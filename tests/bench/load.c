@@ -4,6 +4,8 @@
  *
  *   load fresh   AGENT-SOCKET N             fresh connection to first SVID, bare HTTP/2
  *   load streams AGENT-SOCKET N AGENT-PID   memory per open stream, wakeups while idle
+ *   load sds     AGENT-SOCKET N AGENT-PID EACH  memory per open stream of proxies,
+ *                                           EACH on a connection, opened all at once
  *   load jwt     AGENT-SOCKET N             new JWT-SVID through the agent
  *   load create  SERVER-SOCKET N BATCH PARENT
  *   load push    SERVER-SOCKET AGENT-SOCKET N PARENT
@@ -18,6 +20,7 @@
 #include <unistd.h>
 
 #include "assay/agent/v1/sync.pb-c.h"
+#include "envoy/service/discovery/v3/discovery.pb-c.h"
 #include "lib/clock.h"
 #include "lib/crypto.h"
 #include "lib/loop.h"
@@ -158,29 +161,52 @@ static void header(struct buf *b, const char *name, const char *value)
 	buf_str(b, value);
 }
 
-static int bare_open(const char *path)
+static int bare_connect(const char *path)
 {
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
-	AUTO_BUF struct buf h = BUF_INIT;
-	AUTO_BUF struct buf out = BUF_INIT;
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	snprintf(a.sun_path, sizeof(a.sun_path), "%s", path);
 	if (fd < 0 || connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
 		die("cannot connect to %s", path);
+	return fd;
+}
+
+static void bare_hello(struct buf *out)
+{
+	buf_str(out, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+	frame(out, 4, 0, 0, bytes_of(NULL, 0));
+}
+
+static void bare_call(struct buf *out, int stream, const char *method)
+{
+	AUTO_BUF struct buf h = BUF_INIT;
+
 	header(&h, ":method", "POST");
 	header(&h, ":scheme", "http");
-	header(&h, ":path", "/SpiffeWorkloadAPI/FetchX509SVID");
+	header(&h, ":path", method);
 	header(&h, ":authority", "localhost");
 	header(&h, "content-type", "application/grpc");
 	header(&h, "te", "trailers");
 	header(&h, "workload.spiffe.io", "true");
-	buf_str(&out, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-	frame(&out, 4, 0, 0, bytes_of(NULL, 0));
-	frame(&out, 1, 4, 1, buf_view(&h));
+	frame(out, 1, 4, stream, buf_view(&h));
+}
+
+static void bare_write(int fd, const struct buf *out)
+{
+	if (write(fd, out->p, out->len) != (ssize_t)out->len)
+		die("cannot write to the agent");
+}
+
+static int bare_open(const char *path)
+{
+	AUTO_BUF struct buf out = BUF_INIT;
+	int fd = bare_connect(path);
+
+	bare_hello(&out);
+	bare_call(&out, 1, "/SpiffeWorkloadAPI/FetchX509SVID");
 	frame(&out, 0, 1, 1, bytes_of("\0\0\0\0\0", 5));
-	if (write(fd, out.p, out.len) != (ssize_t)out.len)
-		die("cannot write to %s", path);
+	bare_write(fd, &out);
 	return fd;
 }
 
@@ -259,6 +285,223 @@ static void streams(int argc, char **argv)
 	sleep(5);
 	printf("agent_wakeups_with_%d_idle_streams %.1f per_s\n", n,
 		(double)(wakeups_of(pid) - woke) / 5);
+}
+
+/* ---- proxies ---- */
+
+enum {
+	FRAME_MAX = 16384,
+	NODE_FIELDS = 560, /* with NODE_FIELD_SIZE: Envoy 1.40 describes itself in 61 KB */
+	NODE_FIELD_SIZE = 90,
+};
+
+static void grpc_data(struct buf *out, int stream, const ProtobufCMessage *m)
+{
+	size_t n = protobuf_c_message_get_packed_size(m);
+	AUTO(free) uint8_t *p = xmalloc(n + 5);
+
+	p[0] = 0;
+	for (int i = 0; i < 4; i++)
+		p[1 + i] = (uint8_t)(n >> (24 - 8 * i));
+	protobuf_c_message_pack(m, p + 5);
+	for (size_t at = 0; at < n + 5; at += FRAME_MAX)
+		frame(out, 0, 0, stream,
+			bytes_of(p + at, n + 5 - at < FRAME_MAX ? n + 5 - at : FRAME_MAX));
+}
+
+/* A request as Envoy's: it says at length who it is, in every one. */
+static void sds_request(
+	struct buf *out, int stream, const char *name, const char *version, const char *nonce)
+{
+	static Google__Protobuf__Struct__FieldsEntry field[NODE_FIELDS], *fields[NODE_FIELDS];
+	static Google__Protobuf__Value value[NODE_FIELDS];
+	static char text[NODE_FIELD_SIZE + 1], key[NODE_FIELDS][8];
+	Envoy__Service__Discovery__V3__DiscoveryRequest rq =
+		ENVOY__SERVICE__DISCOVERY__V3__DISCOVERY_REQUEST__INIT;
+	Envoy__Config__Core__V3__Node node = ENVOY__CONFIG__CORE__V3__NODE__INIT;
+	Google__Protobuf__Struct metadata = GOOGLE__PROTOBUF__STRUCT__INIT;
+
+	memset(text, 'x', NODE_FIELD_SIZE);
+	for (int i = 0; i < NODE_FIELDS; i++) {
+		google__protobuf__struct__fields_entry__init(&field[i]);
+		google__protobuf__value__init(&value[i]);
+		snprintf(key[i], sizeof(key[i]), "k%d", i);
+		value[i].kind_case = GOOGLE__PROTOBUF__VALUE__KIND_STRING_VALUE;
+		value[i].string_value = text;
+		field[i].key = key[i];
+		field[i].value = &value[i];
+		fields[i] = &field[i];
+	}
+	metadata.n_fields = NODE_FIELDS;
+	metadata.fields = fields;
+	node.metadata = &metadata;
+	rq.node = &node;
+	rq.resource_names = (char *[]){ (char *)(uintptr_t)name };
+	rq.n_resource_names = 1;
+	rq.type_url =
+		(char[]){ "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret" };
+	rq.version_info = (char *)(uintptr_t)version;
+	rq.response_nonce = (char *)(uintptr_t)nonce;
+	grpc_data(out, stream, &rq.base);
+}
+
+struct proxy {
+	int fd, streams, answered;
+	struct buf in, todo; /* todo: frames that the windows do not let out yet */
+	long window, *stream_window;
+	struct buf *part; /* of each stream's answer */
+};
+
+enum { WINDOW_INITIAL = 65535 };
+
+static long *window_of(struct proxy *p, int stream)
+{
+	if (stream == 0)
+		return &p->window;
+	if (stream / 2 >= p->streams)
+		die("a frame for stream %d, which is not open", stream);
+	return &p->stream_window[stream / 2];
+}
+
+static void proxy_flush(struct proxy *p)
+{
+	AUTO_BUF struct buf out = BUF_INIT;
+	size_t at = 0;
+
+	while (p->todo.len - at >= FRAME_HEAD) {
+		const uint8_t *f = p->todo.p + at;
+		size_t size = (size_t)f[0] << 16 | (size_t)f[1] << 8 | f[2];
+		long *w = window_of(p, f[7] << 8 | f[8]);
+
+		if (f[3] == 0 && (*w < (long)size || p->window < (long)size))
+			break;
+		if (f[3] == 0) {
+			*w -= (long)size;
+			p->window -= (long)size;
+		}
+		buf_append(&out, f, FRAME_HEAD + size);
+		at += FRAME_HEAD + size;
+	}
+	buf_consume(&p->todo, at);
+	bare_write(p->fd, &out);
+}
+
+static void proxy_answer(struct proxy *p, int stream, struct bytes message)
+{
+	Envoy__Service__Discovery__V3__DiscoveryResponse *rs =
+		envoy__service__discovery__v3__discovery_response__unpack(
+			NULL, message.n, message.p);
+
+	if (!rs)
+		die("the agent's answer is not one whole DiscoveryResponse");
+	sds_request(&p->todo, stream, stream % 4 == 1 ? "default" : "ROOTCA", rs->version_info,
+		rs->nonce);
+	envoy__service__discovery__v3__discovery_response__free_unpacked(rs, NULL);
+	p->answered++;
+}
+
+static uint32_t number_at(const uint8_t *p)
+{
+	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+/* An answer may come in several frames. */
+static void proxy_data(struct proxy *p, int stream, struct bytes v)
+{
+	struct buf *b = &p->part[stream / 2];
+
+	buf_bytes(b, v);
+	if (b->len < 5 || b->len - 5 < number_at(b->p + 1))
+		return;
+	proxy_answer(p, stream, bytes_of(b->p + 5, b->len - 5));
+	buf_deinit(b);
+}
+
+/* RFC 9113 6.5.2: the windows of all streams move with SETTINGS_INITIAL_WINDOW_SIZE. */
+static void proxy_settings(struct proxy *p, struct bytes v)
+{
+	for (size_t i = 0; i + 6 <= v.n; i += 6) {
+		for (int k = 0; v.p[i + 1] == 4 && k < p->streams; k++)
+			p->stream_window[k] += (long)number_at(v.p + i + 2) - WINDOW_INITIAL;
+	}
+	frame(&p->todo, 4, 1, 0, bytes_of(NULL, 0));
+}
+
+/* Takes whole frames; each answer is acknowledged, as Envoy does. */
+static void proxy_read(struct proxy *p)
+{
+	uint8_t in[65536];
+	ssize_t n = read(p->fd, in, sizeof(in));
+	size_t at = 0;
+
+	if (n <= 0)
+		die("the agent closed a proxy's connection");
+	buf_append(&p->in, in, (size_t)n);
+	while (p->in.len - at >= FRAME_HEAD) {
+		const uint8_t *f = p->in.p + at;
+		size_t size = (size_t)f[0] << 16 | (size_t)f[1] << 8 | f[2];
+		struct bytes body = bytes_of(f + FRAME_HEAD, size);
+		int stream = f[7] << 8 | f[8];
+
+		if (p->in.len - at < FRAME_HEAD + size)
+			break;
+		at += FRAME_HEAD + size;
+		if (f[3] == 4 && !(f[4] & 1))
+			proxy_settings(p, body);
+		if (f[3] == 8)
+			*window_of(p, stream) += number_at(body.p);
+		if (f[3] == 6 && !(f[4] & 1))
+			frame(&p->todo, 6, 1, 0, body);
+		if (f[3] == 1 && (f[4] & 1))
+			die("the agent refused a proxy's stream");
+		if (f[3] == 0)
+			proxy_data(p, stream, body);
+	}
+	buf_consume(&p->in, at);
+	proxy_flush(p);
+}
+
+static void proxy_open(struct proxy *p, const char *path, int streams)
+{
+	*p = (struct proxy){ .fd = bare_connect(path),
+		.streams = streams,
+		.in = BUF_INIT,
+		.todo = BUF_INIT,
+		.window = WINDOW_INITIAL,
+		.stream_window = xcalloc((size_t)streams, sizeof(long)),
+		.part = xcalloc((size_t)streams, sizeof(struct buf)) };
+	AUTO_BUF struct buf hello = BUF_INIT;
+
+	bare_hello(&hello);
+	for (int k = 0; k < streams; k++) {
+		p->stream_window[k] = WINDOW_INITIAL;
+		p->part[k] = BUF_INIT;
+		bare_call(&hello, 2 * k + 1,
+			"/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets");
+		sds_request(&p->todo, 2 * k + 1, k % 2 ? "ROOTCA" : "default", "", "");
+	}
+	bare_write(p->fd, &hello);
+	proxy_flush(p);
+}
+
+/* All proxies of a node start at once: nobody waits for another's answer. */
+static void sds(int argc, char **argv)
+{
+	int n = number(argv[3]), pid = number(argv[4]), each = number(argv[5]);
+	int conns = (n + each - 1) / each;
+	struct proxy *v = xcalloc((size_t)conns, sizeof(*v));
+	long before = status_of(pid, "VmRSS:");
+
+	(void)argc;
+	for (int i = 0; i < conns; i++)
+		proxy_open(&v[i], argv[2], i < conns - 1 ? each : n - each * (conns - 1));
+	for (int i = 0; i < conns; i++) {
+		while (v[i].answered < v[i].streams || v[i].todo.len)
+			proxy_read(&v[i]);
+	}
+	usleep(500000);
+	printf("sds_rss_per_stream%s %.1f KiB\n", each > 1 ? "_many_a_connection" : "",
+		(double)(status_of(pid, "VmRSS:") - before) / n);
 }
 
 /* ---- gRPC clients ---- */
@@ -924,9 +1167,9 @@ int main(int argc, char **argv)
 		const char *name;
 		int args;
 		void (*fn)(int argc, char **argv);
-	} modes[] = { { "fresh", 4, fresh }, { "streams", 5, streams }, { "jwt", 4, jwt },
-		{ "create", 6, create }, { "push", 6, push }, { "sign", 8, sign },
-		{ "agents", 9, agents } };
+	} modes[] = { { "fresh", 4, fresh }, { "streams", 5, streams }, { "sds", 6, sds },
+		{ "jwt", 4, jwt }, { "create", 6, create }, { "push", 6, push },
+		{ "sign", 8, sign }, { "agents", 9, agents } };
 
 	crypto_init();
 	loop = loop_new();

@@ -453,6 +453,74 @@ static void test_watch_freed_before(void)
 	close(p[1]);
 }
 
+/* ---- memory ---- */
+
+enum { PIECES = 2000, PIECE = 16 << 10 };
+
+static long resident_kb(void)
+{
+	char line[128];
+	long kb = 0;
+	FILE *f = fopen("/proc/self/status", "r");
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "VmRSS: %ld", &kb) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return kb;
+}
+
+static struct loop_timer *look;
+static long filled_kb;
+
+static void look_at_memory(void *arg)
+{
+	(void)arg;
+	if (resident_kb() < filled_kb / 2)
+		loop_stop(loop);
+	else
+		loop_timer_set(look, 20 * NS_PER_MS);
+}
+
+/* What is freed between pieces that stay does not go back by itself. */
+static void test_memory_goes_back(void)
+{
+	static void *stays[PIECES], *goes[PIECES];
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	return;
+#endif
+	for (int i = 0; i < PIECES; i++) {
+		goes[i] = xmalloc(PIECE);
+		memset(goes[i], 1, PIECE);
+		stays[i] = xmalloc(16);
+	}
+	filled_kb = resident_kb();
+	for (int i = 0; i < PIECES; i++)
+		free(goes[i]);
+	loop = loop_new();
+	look = loop_timer_new(loop, look_at_memory, NULL);
+	loop_trim_soon(loop);
+	loop_trim_soon(loop);
+	loop_timer_set(look, 0);
+	loop_run(loop);
+	CHECK(resident_kb() < filled_kb / 2);
+	loop_timer_free(look);
+	loop_free(loop);
+	for (int i = 0; i < PIECES; i++)
+		free(stays[i]);
+}
+
+/* It does not keep a loop running. */
+static void test_memory_is_no_work(void)
+{
+	loop = loop_new();
+	loop_trim_soon(loop);
+	loop_run(loop);
+	loop_free(loop);
+}
+
 /* ---- jitter ---- */
 
 static void test_jitter(void)
@@ -491,4 +559,5 @@ TEST_MAIN(TEST(test_empty), TEST(test_stop_before_run), TEST(test_post_in_order)
 	TEST(test_timer_again_and_free_inside), TEST(test_timer_stop),
 	TEST(test_wall_timers_in_order), TEST(test_wall_timer_follows_test_clock),
 	TEST(test_idle_makes_no_wakeups), TEST(test_signal), TEST(test_watch_pidfd),
-	TEST(test_watch_freed_before), TEST(test_jitter), TEST(test_backoff))
+	TEST(test_watch_freed_before), TEST(test_memory_goes_back), TEST(test_memory_is_no_work),
+	TEST(test_jitter), TEST(test_backoff))
