@@ -40,7 +40,8 @@ harden   := -fstack-protector-strong -fstack-clash-protection -fPIE -fno-common 
 probe     = $(shell $(CC) -Werror $(1) -x c -c -o /dev/null /dev/null 2>/dev/null && echo $(1))
 probed   := $(call probe,-fcf-protection=full) $(call probe,-ftrivial-auto-var-init=zero) \
             $(call probe,-fstrict-flex-arrays=3) $(call probe,-fzero-call-used-regs=used-gpr)
-include  := -I. -isystem $(GEN) -isystem $(WOLFSSL)/include
+dbus     := $(patsubst -I%,-isystem %,$(shell pkg-config --cflags dbus-1 2>/dev/null))
+include  := -I. -isystem $(GEN) -isystem $(WOLFSSL)/include $(dbus)
 cppflags := -D_GNU_SOURCE -DASSAY_VERSION='"$(VERSION)"' $(include)
 base     := -std=c17 -g -pthread -ffunction-sections -fdata-sections -MD -MP
 
@@ -62,7 +63,7 @@ grpclibs := -Wl,--start-group -l:libgrpc_unsecure.a -l:libgpr.a -l:libaddress_so
 # Packed relocations save half a megabyte where the linker and libc know them.
 relr     := $(shell echo 'int main(void){return 0;}' | $(CC) -fPIE -pie -Wl,-z,pack-relative-relocs -x c -o /dev/null - 2>/dev/null && echo -Wl,-z,pack-relative-relocs)
 ldflags  := -pie -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-code -Wl,--as-needed -Wl,--gc-sections -Wl,-O1 $(relr) -static-libgcc $(ldsan)
-ldlibs   := $(WOLFLIB) -l:libprotobuf-c.a -l:libuv_a.a -l:libjansson.a -l:libhttp_parser.a -l:libyaml.a $(grpclibs) -lm -ldl -lpthread
+ldlibs   := $(WOLFLIB) -l:libprotobuf-c.a -l:libuv_a.a -l:libjansson.a -l:libhttp_parser.a -l:libyaml.a -l:libdbus-1.a $(grpclibs) -lm -ldl -lpthread
 sqlite   := -l:libsqlite3.a
 
 # ---- what there is ----

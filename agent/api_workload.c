@@ -57,7 +57,7 @@ static bool over_limit(const struct api *a, struct rpc_call *c, const struct vie
 
 static void attested(void *arg, const struct attestation *a)
 {
-	static struct log_limit limit;
+	static struct log_limit limit, partial;
 	struct attest_call *t = arg;
 	struct view *v = NULL;
 
@@ -71,6 +71,9 @@ static void attested(void *arg, const struct attestation *a)
 				log_fmt("%d", (int)a->pid), "error", a->err.msg, NULL);
 		rpc_fail(t->call, ERR_UNAVAILABLE, "workload attestation failed");
 	} else {
+		if (a->part_err.code && log_allowed(&partial, 5))
+			log_event(LOG_ERROR, "workload", "Failed to collect all selectors", "pid",
+				log_fmt("%d", (int)a->pid), "error", a->part_err.msg, NULL);
 		v = cache_view(t->api->cache, &a->selectors);
 		if (over_limit(t->api, t->call, v)) {
 			view_unref(v);

@@ -2,6 +2,7 @@
 
 #include <ctype.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "lib/log.h"
 
@@ -306,6 +307,17 @@ static int read_file(const struct caller *c, const char *name, struct buf *ret, 
 	return r == ERR_NOT_FOUND && caller_check(c, &ignored) == 0 ? 0 : r;
 }
 
+/* PROC_CGROUP_INIT_INO of the kernel's include/linux/proc_ns.h: fixed, as for all initial
+ * namespaces. */
+static const ino_t initial_cgroup_namespace = 0xEFFFFFFB;
+
+bool container_sees_all(void)
+{
+	struct stat st;
+
+	return stat("/proc/self/ns/cgroup", &st) == 0 && st.st_ino == initial_cgroup_namespace;
+}
+
 int container_find(const struct caller *c, int want, struct container *ret, struct err *e)
 {
 	AUTO_BUF struct buf cgroup = BUF_INIT_MAX(CALLER_PROC_FILE_MAX);
@@ -315,7 +327,7 @@ int container_find(const struct caller *c, int want, struct container *ret, stru
 
 	if (!r)
 		r = container_from_cgroup(buf_view(&cgroup), want, &found, e);
-	if (!r && !found.id[0] && !(want & CONTAINER_NO_MOUNTS)) {
+	if (!r && !found.id[0] && !(want & CONTAINER_NO_MOUNTS) && !container_sees_all()) {
 		r = read_file(c, "mountinfo", &mounts, e);
 		if (!r)
 			r = container_from_mountinfo(buf_view(&mounts), want, &found, e);

@@ -2,9 +2,12 @@
  * From a pinned process to its container, by what the kernel says of its control groups.
  *
  * /proc/PID/cgroup is the kernel's and cannot be forged by the process, so what it names counts.
- * Only when it names no container (a caller in the agent's own cgroup namespace shows "0::/") are
- * the roots of the cgroup mounts in /proc/PID/mountinfo looked at, which a process with a mount
- * namespace of its own can arrange as it likes.
+ * Only when it names no container (a caller in the agent's own container shows "0::/") are the
+ * roots of the cgroup mounts in /proc/PID/mountinfo looked at. A process with a mount namespace of
+ * its own can arrange those as it likes, so this is not done where it can tell nothing true: in the
+ * initial cgroup namespace the kernel shows whole paths, and a process that they place in no
+ * container is in none. (There any user of the host could bind-mount a container's group and pass
+ * for it.)
  *
  * A container's id is the last 64 hexadecimal digits that stand alone in a path, as every runtime
  * names it so; a pod's uid is what follows "pod" before that, in the form with dashes (or systemd's
@@ -37,6 +40,9 @@ enum {
 /* No container is no error: ret->id is then "". ERR_PRECONDITION: different answers, of which none
  * is taken. */
 int container_find(const struct caller *c, int want, struct container *ret, struct err *e) MUST_USE;
+
+/* Whether this process is in the initial cgroup namespace, where mounts are never looked at. */
+bool container_sees_all(void);
 
 /* The same of the files' text. */
 int container_from_cgroup(

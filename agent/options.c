@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "agent/attest.h"
+#include "agent/docker.h"
 #include "agent/options_internal.h"
 #include "lib/config.h"
 #include "lib/spiffeid.h"
@@ -206,6 +207,44 @@ static void check_node_attestor(struct config *c, struct agent_options *o)
 			"\"sshpop\" or \"http_challenge\"");
 }
 
+static void check_docker_address(struct config *c, const char *path, const char *address)
+{
+	AUTO(free) char *url = NULL;
+	AUTO(free) char *unix_path = NULL;
+	struct err e;
+
+	if (docker_address(address, &url, &unix_path, &e))
+		config_problem(c, path, "%s", e.msg);
+}
+
+#define DOCKER "plugins.WorkloadAttestor.docker"
+
+static void check_docker(struct config *c, const struct agent_options *o)
+{
+	struct err e;
+
+	if (!o->attestor_docker)
+		return;
+	check_docker_address(c, DOCKER ".docker_socket_path", o->docker_socket_path);
+	check_docker_address(c, DOCKER ".podman_socket_path", o->docker_podman_socket_path);
+	if (docker_template_check(o->docker_podman_socket_path_template, &e))
+		config_problem(c, DOCKER ".podman_socket_path_template", "%s", e.msg);
+	if (o->docker_version && docker_version_check(o->docker_version, &e))
+		config_problem(c, DOCKER ".docker_version", "%s", e.msg);
+	if (!o->docker_cgroup_matchers.n)
+		return;
+	if (o->docker_use_new_container_locator)
+		config_problem(c, DOCKER ".container_id_cgroup_matchers",
+			"the new container locator and custom cgroup matchers cannot both be "
+			"used; to use matchers set use_new_container_locator=false");
+	else if (docker_matchers_check(&o->docker_cgroup_matchers, &e))
+		config_problem(c, DOCKER ".container_id_cgroup_matchers", "%s", e.msg);
+	else
+		config_warning(c, DOCKER ".container_id_cgroup_matchers",
+			"the locator that needs no patterns knows more; they may go in a later "
+			"version");
+}
+
 static void check_attestors(struct config *c, struct agent_options *o)
 {
 	check_node_attestor(c, o);
@@ -215,9 +254,12 @@ static void check_attestors(struct config *c, struct agent_options *o)
 	if (o->attest_x509pop && !o->x509pop_certificate_path)
 		config_problem(
 			c, "plugins.NodeAttestor.x509pop", "certificate_path must be configured");
-	if (!o->attestor_unix && !o->k8s.on && nothing_wrong(c, "plugins.WorkloadAttestor"))
+	check_docker(c, o);
+	if (!o->attestor_unix && !o->k8s.on && !o->attestor_docker && !o->attestor_systemd &&
+		nothing_wrong(c, "plugins.WorkloadAttestor"))
 		config_problem(c, "plugins.WorkloadAttestor",
-			"at least one WorkloadAttestor plugin is needed: \"unix\", \"k8s\"");
+			"at least one WorkloadAttestor plugin is needed: \"unix\", "
+			"\"k8s\", \"docker\" or \"systemd\"");
 }
 
 static void check(struct config *c, struct agent_file *f)

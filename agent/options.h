@@ -83,6 +83,12 @@ struct agent_options {
 	bool unix_discover_workload_path;
 	int64_t unix_workload_size_limit; /* 0: no limit, negative: no hash */
 	struct k8s_options k8s;
+	bool attestor_docker;
+	char *docker_socket_path, *docker_podman_socket_path, *docker_podman_socket_path_template;
+	char *docker_version; /* of the API; NULL: the engine's */
+	struct strings docker_cgroup_matchers;
+	bool attestor_systemd;
+	bool docker_use_new_container_locator, docker_verbose_container_locator_logs;
 
 	/* What they were read with, borrowed, to read them again; NULL: they are not. */
 	const struct agent_flags *flags;

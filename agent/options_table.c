@@ -4,6 +4,7 @@
  */
 #include <stddef.h>
 
+#include "agent/docker.h"
 #include "agent/options_internal.h"
 
 #define AT(member) .offset = offsetof(struct agent_file, o.member)
@@ -11,6 +12,8 @@
 #define NOTE_CLOUD "this cloud's plugins are not part of Assay; use join_token or x509pop"
 #define NOTE_LATER "not part of this version yet; use join_token or x509pop"
 #define NOTE_WORKLOAD "not part of this version yet; use WorkloadAttestor \"unix\""
+#define NOTE_SIGSTORE                                                                              \
+	"signatures of images are not checked in this version; select by image_config_digest"
 #define NOTE_STORE "this version stores no SVIDs elsewhere; workloads fetch them on the socket"
 #define NOTE_PROFILER "there is no Go profiler; use perf"
 #define K8S "plugins.WorkloadAttestor.k8s"
@@ -526,8 +529,63 @@ const struct config_option agent_option_table[] = {
 		AT_FILE(k8s_brokers),
 		.doc = "The brokers: `id`, a SPIFFE ID, and `pod_reference_scope`, \"agent_node\" "
 		       "(default: pods of this node only) or \"cluster\". Required." },
-	REFUSED("plugins.WorkloadAttestor.docker", NOTE_WORKLOAD),
-	REFUSED("plugins.WorkloadAttestor.systemd", NOTE_WORKLOAD),
+	{ .path = "plugins.WorkloadAttestor.docker",
+		.type = CONFIG_T_SECTION,
+		.flags = CONFIG_PLUGIN | CONFIG_PRESENT,
+		AT(attestor_docker),
+		.doc = "The labels, environment and image of its container, as Docker or podman "
+		       "tell them. Podman's are known by their control groups." },
+	{ .path = "plugins.WorkloadAttestor.docker.docker_socket_path",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT(docker_socket_path),
+		.value = DOCKER_SOCKET_DEFAULT,
+		.doc = "Docker's socket, unix:///path; or tcp://host:port, without TLS." },
+	{ .path = "plugins.WorkloadAttestor.docker.docker_version",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT(docker_version),
+		.doc = "Version of the API to ask for, such as \"1.41\". Not given: the engine's "
+		       "own." },
+	{ .path = "plugins.WorkloadAttestor.docker.podman_socket_path",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT(docker_podman_socket_path),
+		.value = PODMAN_SOCKET_DEFAULT,
+		.doc = "Podman's socket, for the containers of root." },
+	{ .path = "plugins.WorkloadAttestor.docker.podman_socket_path_template",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT(docker_podman_socket_path_template),
+		.value = PODMAN_SOCKET_TEMPLATE_DEFAULT,
+		.doc = "Podman's socket, for the containers of a user: one %d, the user's id." },
+	{ .path = "plugins.WorkloadAttestor.docker.use_new_container_locator",
+		.type = CONFIG_T_BOOL,
+		AT(docker_use_new_container_locator),
+		.value = "true",
+		.doc = "false, and container_id_cgroup_matchers decide." },
+	{ .path = "plugins.WorkloadAttestor.docker.container_id_cgroup_matchers",
+		.type = CONFIG_T_STRINGS,
+		AT(docker_cgroup_matchers),
+		.doc = "Patterns of control groups' paths, in which a segment \"*\" is any and "
+		       "\"<id>\" the container's id. Only with use_new_container_locator = "
+		       "false." },
+	{ .path = "plugins.WorkloadAttestor.docker.verbose_container_locator_logs",
+		.type = CONFIG_T_BOOL,
+		AT(docker_verbose_container_locator_logs),
+		.value = "false",
+		.doc = "Log at debug level what the container is looked for in." },
+	REFUSED("plugins.WorkloadAttestor.docker.sigstore", NOTE_SIGSTORE),
+	REFUSED("plugins.WorkloadAttestor.docker.experimental", NOTE_SIGSTORE),
+	REFUSED("plugins.WorkloadAttestor.docker.docker_host",
+		"Windows only; use docker_socket_path"),
+	{ .path = "plugins.WorkloadAttestor.systemd",
+		.type = CONFIG_T_SECTION,
+		.flags = CONFIG_PLUGIN | CONFIG_PRESENT,
+		AT(attestor_systemd),
+		.doc = "Its systemd unit, asked for on the system bus (DBUS_SYSTEM_BUS_ADDRESS in "
+		       "the "
+		       "environment names another)." },
 	REFUSED("plugins.WorkloadAttestor.slurm", NOTE_WORKLOAD),
 	REFUSED("plugins.WorkloadAttestor.windows", "Windows only; use WorkloadAttestor \"unix\""),
 	PLUGIN_TYPE("SVIDStore", "Where SVIDs are put for others. None in this version."),

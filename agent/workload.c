@@ -6,7 +6,8 @@
 #include "lib/list.h"
 #include "lib/metrics.h"
 
-static const struct attestor *const table[] = { &workload_unix, &workload_k8s };
+static const struct attestor *const table[] = { &workload_unix, &workload_k8s, &workload_docker,
+	&workload_systemd };
 
 struct row {
 	const struct attestor *type;
@@ -21,7 +22,7 @@ struct workload {
 	bool stopping;
 };
 
-static struct metric *attestor_seconds;
+static struct metric *attestor_seconds, *attestor_failures;
 
 void workload_metrics(void)
 {
@@ -29,6 +30,8 @@ void workload_metrics(void)
 
 	attestor_seconds = metric_histogram("assay_agent_workload_attestor_seconds",
 		"Time that one workload attestor took", labels);
+	attestor_failures = metric_counter("assay_agent_workload_attestor_failures_total",
+		"Callers that one workload attestor could not attest", labels);
 }
 
 int workload_add(
@@ -134,6 +137,39 @@ static bool run_parts(struct attest_job *j)
 	return all;
 }
 
+static void count(const struct attestation *a)
+{
+	for (size_t i = 0; i < a->n_findings; i++) {
+		const struct finding *f = &a->findings[i];
+
+		if (attestor_seconds)
+			metric_observe(attestor_seconds, (double)f->elapsed_ns / 1e9, f->attestor);
+		if (attestor_failures && f->err.code)
+			metric_add(attestor_failures, 1, f->attestor);
+	}
+}
+
+/* What the attestors that worked found counts: selectors only ever add identities, so one that
+ * failed can withhold some and give none. When none worked, neither did the whole. */
+static void add_up(struct attestation *a)
+{
+	size_t failed = 0;
+
+	for (size_t i = 0; i < a->n_findings; i++) {
+		const struct finding *f = &a->findings[i];
+
+		for (size_t k = 0; k < f->selectors.n && !f->err.code; k++)
+			selectors_add(
+				&a->selectors, f->selectors.v[k].type, f->selectors.v[k].value);
+		if (f->err.code && failed++ == 0) {
+			a->part_err = f->err;
+			err_wrap(&a->part_err, "workload attestor \"%s\" failed", f->attestor);
+		}
+	}
+	if (failed && failed == a->n_findings)
+		a->err = a->part_err;
+}
+
 /* After the fact: still the same process; then the whole is the sum of the parts. */
 static void conclude(struct attest_job *j)
 {
@@ -142,21 +178,10 @@ static void conclude(struct attest_job *j)
 	a->err = j->cut;
 	if (!a->err.code)
 		(void)!caller_check(&j->caller, &a->err);
-	for (size_t i = 0; i < a->n_findings && !a->err.code; i++) {
-		a->err = a->findings[i].err;
-		if (a->err.code)
-			err_wrap(&a->err, "workload attestor %s", a->findings[i].attestor);
-	}
-	for (size_t i = 0; i < a->n_findings && !a->err.code; i++) {
-		const struct selectors *s = &a->findings[i].selectors;
-
-		for (size_t k = 0; k < s->n; k++)
-			selectors_add(&a->selectors, s->v[k].type, s->v[k].value);
-	}
+	if (!a->err.code)
+		add_up(a);
 	selectors_normalize(&a->selectors);
-	for (size_t i = 0; i < a->n_findings && attestor_seconds; i++)
-		metric_observe(attestor_seconds, (double)a->findings[i].elapsed_ns / 1e9,
-			a->findings[i].attestor);
+	count(a);
 }
 
 static void finish(struct attest_job *j)
@@ -348,5 +373,5 @@ enum attest_next attest_container(
 		return ATTEST_DONE;
 	if (ret->container.id[0])
 		return ATTEST_WAITS;
-	return blocking ? ATTEST_DONE : ATTEST_BLOCKS;
+	return blocking || container_sees_all() ? ATTEST_DONE : ATTEST_BLOCKS;
 }

@@ -2,10 +2,11 @@
  * Workload attestation: from a caller to its selectors.
  *
  * Every call attests anew, since a process may have become another program meanwhile. Attestors are
- * rows of a table; one that fails fails the request. What only needs /proc and what is already
- * known is done at once on the loop; what may block (name services, hashing a program) is a job;
- * what others must be asked for (a container runtime, the kubelet, systemd) is waited for without
- * holding anybody up. Loop thread only, but for the attestors' blocking part.
+ * rows of a table; what one that fails does not find is missing, and when all fail the request
+ * does. What only needs /proc and what is already known is done at once on the loop; what may block
+ * (name services, hashing a program) is a job; what others must be asked for (a container runtime,
+ * the kubelet, systemd) is waited for without holding anybody up. Loop thread only, but for the
+ * attestors' blocking part.
  */
 #ifndef ASSAY_AGENT_WORKLOAD_H
 #define ASSAY_AGENT_WORKLOAD_H
@@ -40,7 +41,8 @@ struct attestation {
 	struct finding findings[WORKLOAD_ATTESTORS_MAX];
 	size_t n_findings;
 	struct selectors selectors; /* all of them, normalized; empty when it failed */
-	struct err err;             /* of the whole */
+	struct err err;             /* of the whole: no attestor worked, or the process ended */
+	struct err part_err;        /* of the first that failed; what others found counts */
 };
 
 struct workload;
@@ -91,7 +93,7 @@ struct attestor {
 	/* done will not be called any more, and the caller and the finding not be touched. */
 	void (*cancel)(void *op);
 };
-extern const struct attestor workload_unix;
+extern const struct attestor workload_unix, workload_docker, workload_systemd;
 
 /* One more than the options enable. */
 int workload_add(struct workload *w, const struct attestor *t, const struct agent_options *o,

@@ -6,7 +6,7 @@ set -eu
 
 build="gcc g++ make pkg-config git ca-certificates curl autoconf automake libtool xz-utils libgrpc-dev libprotobuf-c-dev protobuf-c-compiler
  protobuf-compiler libprotobuf-dev libuv1-dev libsqlite3-dev libjansson-dev libhttp-parser-dev libyaml-dev libabsl-dev libre2-dev libc-ares-dev
- zlib1g-dev"
+ zlib1g-dev libdbus-1-dev"
 test="openssl openssh-client sqlite3 python3 iproute2 procps psmisc mandoc jq"
 lint="clang clang-format clang-tidy cppcheck shellcheck"
 fuzz="clang libclang-rt-14-dev"

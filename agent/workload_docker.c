@@ -1,0 +1,529 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/docker.h"
+#include "agent/workload.h"
+#include "lib/http.h"
+#include "lib/list.h"
+#include "lib/log.h"
+#include "lib/map.h"
+
+/*
+ * Selectors label, env, image_id and image_config_digest of the container that a process is in, as
+ * Docker's or podman's API tells them; as SPIRE's attestor of that name.
+ *
+ * What an engine says of a container is remembered, since none of it can change: labels,
+ * environment and image are set when a container is created, and its id is random and never given
+ * away again. A stopped container that is started again has the same. So a fact that is remembered
+ * too long costs memory and nothing else; it is dropped once the process that asked last has ended.
+ *
+ * The kernel vouches for the name of the caller's control group, but whoever may make groups (root,
+ * or a user to whom systemd delegated a subtree) chooses their names. So where the container's own
+ * first process can be seen, the caller must be in the same group or below it; and a fact is
+ * remembered for the place it was asked for only.
+ */
+
+enum {
+	KNOWN_MAX = 1000,
+	SWEEP_S = 10, /* how often those remembered are looked through, at most */
+	TRIES = 4,    /* to inspect a container, as SPIRE's agent does */
+	RETRY_FIRST_MS = 100,
+	REQUEST_TIMEOUT_MS = 5000,
+};
+
+struct docker {
+	struct loop *loop;
+	const struct agent_options *options;
+	struct map *known;  /* key of a subject → struct known */
+	struct map *asking; /* the same → struct lookup */
+	int64_t swept_ns;
+};
+
+/* Whose facts: a container, at a place among the control groups, of an engine. */
+struct subject {
+	char *id;     /* NULL: none */
+	char *place;  /* NULL: known from mounts only */
+	char *socket; /* the engine's address */
+	const char *engine;
+	char *key;
+};
+
+struct known {
+	struct selectors selectors;
+	pid_t pid; /* who asked last */
+	uint64_t start_time;
+};
+
+struct lookup {
+	struct docker *d;
+	struct subject subject;
+	struct list waiters;
+	struct http_get *get;
+	struct loop_timer *timer;
+	int tries;
+	struct docker_facts facts;
+	bool by_name;      /* the image was asked for by its name */
+	bool shared;       /* others may wait for it too; else it is answered at once */
+	struct err failed; /* before it began */
+};
+
+struct waiter {
+	struct list link;
+	struct lookup *lookup;
+	struct finding *ret;
+	pid_t pid;
+	uint64_t start_time;
+	void (*done)(void *arg);
+	void *arg;
+};
+
+/* ---- the subject ---- */
+
+static void subject_deinit(struct subject *s)
+{
+	free(s->id);
+	free(s->place);
+	free(s->socket);
+	free(s->key);
+	*s = (struct subject){ 0 };
+}
+
+static int choose_engine(
+	const struct agent_options *o, struct bytes cgroup, struct subject *ret, struct err *e)
+{
+	enum docker_engine engine = ENGINE_DOCKER;
+	uint32_t uid = 0;
+	int r = docker_engine_of(cgroup, &engine, &uid, e);
+
+	if (r)
+		return r;
+	ret->engine = engine == ENGINE_DOCKER ? "docker" : "podman";
+	if (engine == ENGINE_DOCKER)
+		ret->socket = xstrdup(o->docker_socket_path);
+	else if (engine == ENGINE_PODMAN)
+		ret->socket = xstrdup(o->docker_podman_socket_path);
+	else
+		ret->socket = docker_template_path(o->docker_podman_socket_path_template, uid);
+	return 0;
+}
+
+/* id: of a container that was found otherwise; NULL: what the operator's patterns find. */
+static int subject_of(const struct agent_options *o, const struct caller *c, const char *id,
+	struct subject *ret, struct err *e)
+{
+	AUTO_BUF struct buf cgroup = BUF_INIT_MAX(CALLER_PROC_FILE_MAX);
+	struct subject s = { 0 };
+	int r = caller_read(c, "cgroup", &cgroup, e);
+
+	if (!r && id)
+		s.id = xstrdup(id);
+	else if (!r)
+		r = docker_matchers_find(&o->docker_cgroup_matchers, buf_view(&cgroup), &s.id, e);
+	if (!r && s.id)
+		r = choose_engine(o, buf_view(&cgroup), &s, e);
+	if (r) {
+		subject_deinit(&s);
+		return r;
+	}
+	if (s.id) {
+		s.place = docker_place_of(buf_view(&cgroup), s.id);
+		s.key = xasprintf("%s\n%s\n%s", s.socket, s.id, s.place ? s.place : "");
+	}
+	*ret = s;
+	return 0;
+}
+
+/* ---- what is known ---- */
+
+static void known_free(struct known *k)
+{
+	selectors_deinit(&k->selectors);
+	free(k);
+}
+
+static bool has_ended(const struct known *k)
+{
+	struct caller c = CALLER_INIT;
+	struct err e;
+	bool ended = caller_open(&c, k->pid, -1, &e) != 0 || c.start_time != k->start_time;
+
+	caller_deinit(&c);
+	return ended;
+}
+
+/* Without a timer: an agent that nobody asks may keep what it has. */
+static void sweep(struct docker *d)
+{
+	int64_t now = wall_ns(clock_wall());
+	struct bytes key;
+	void *v;
+
+	if (now >= d->swept_ns && now - d->swept_ns < SWEEP_S * NS_PER_SEC)
+		return;
+	d->swept_ns = now;
+	for (size_t i = 0; map_next(d->known, &i, &key, &v);) {
+		if (!has_ended(v))
+			continue;
+		map_del(d->known, key);
+		known_free(v);
+	}
+}
+
+static void forget_all(struct docker *d)
+{
+	struct bytes key;
+	void *v;
+
+	for (size_t i = 0; map_next(d->known, &i, &key, &v);)
+		known_free(v);
+	map_free(d->known);
+	d->known = map_new();
+}
+
+static void learn(struct docker *d, const struct lookup *l, const struct waiter *w)
+{
+	struct known *k = xcalloc(1, sizeof(*k));
+
+	k->selectors = selectors_dup(&l->facts.selectors);
+	k->pid = w->pid;
+	k->start_time = w->start_time;
+	if (map_len(d->known) >= KNOWN_MAX)
+		forget_all(d);
+	k = map_put_str(d->known, l->subject.key, k);
+	if (k)
+		known_free(k);
+}
+
+/* ---- asking ---- */
+
+static void unshare_lookup(struct lookup *l)
+{
+	if (l->shared)
+		map_del_str(l->d->asking, l->subject.key);
+	l->shared = false;
+}
+
+static void lookup_free(struct lookup *l)
+{
+	unshare_lookup(l);
+	if (l->get)
+		http_get_cancel(l->get);
+	loop_timer_free(l->timer);
+	docker_facts_deinit(&l->facts);
+	subject_deinit(&l->subject);
+	free(l);
+}
+
+static char *waited_for(const struct lookup *l)
+{
+	const struct subject *s = &l->subject;
+
+	return xasprintf("%s at %s about container %.12s%s", s->engine, s->socket, s->id,
+		l->tries > 1 ? log_fmt(", %d times", l->tries) : "");
+}
+
+/* Answers all who wait. Nobody can begin to wait for it any more meanwhile. */
+static void answer(struct lookup *l, bool lasting, const struct err *e)
+{
+	unshare_lookup(l);
+	while (!list_empty(&l->waiters)) {
+		struct waiter *w = container_of(l->waiters.next, struct waiter, link);
+
+		list_remove(&w->link);
+		if (l->tries)
+			w->ret->waited_for = waited_for(l);
+		if (e->code)
+			w->ret->err = *e;
+		else
+			w->ret->selectors = selectors_dup(&l->facts.selectors);
+		if (!e->code && lasting)
+			learn(l->d, l, w);
+		w->done(w->arg);
+		free(w);
+	}
+	lookup_free(l);
+}
+
+static struct http_get *ask(struct lookup *l, const char *kind, const char *name,
+	void (*done)(void *arg, int status, struct bytes body, const struct err *e))
+{
+	AUTO(free) char *path = docker_path(l->d->options->docker_version, kind, name);
+	AUTO(free) char *base = NULL;
+	AUTO(free) char *unix_path = NULL;
+	AUTO(free) char *url = NULL;
+	struct http_get_options o = {
+		.allow_plain = true, .timeout_ms = REQUEST_TIMEOUT_MS, .body_max = DOCKER_ANSWER_MAX
+	};
+	struct err e;
+	int r = docker_address(l->subject.socket, &base, &unix_path, &e);
+
+	INVARIANT(r == 0); /* checked with the options */
+	url = xasprintf("%s%s", base, path);
+	o.url = url;
+	o.unix_path = unix_path;
+	return http_get(l->d->loop, &o, done, l);
+}
+
+static void ask_image(struct lookup *l);
+
+/* Without an answer there is no selector, as in SPIRE; but that may be otherwise the next time. */
+static void image_answered(void *arg, int status, struct bytes body, const struct err *e)
+{
+	struct lookup *l = arg;
+	AUTO(free) char *digest = NULL;
+	AUTO(free) char *text = NULL;
+	struct err bad = ERR_INIT;
+	bool lasting = !e->code && (status == 200 || status == 404);
+
+	l->get = NULL;
+	if (!e->code && status == 404 && !l->by_name) {
+		l->by_name = true;
+		ask_image(l);
+		return;
+	}
+	if (!e->code && status == 200 && docker_image_parse(body, &digest, &bad) == 0 && digest) {
+		text = xasprintf("image_config_digest:%s", digest);
+		selectors_add(&l->facts.selectors, "docker", text);
+		selectors_normalize(&l->facts.selectors);
+	}
+	bad = ERR_INIT;
+	answer(l, lasting, &bad);
+}
+
+/* By the image that the container has: its name may mean another one by now. */
+static void ask_image(struct lookup *l)
+{
+	struct docker_facts *f = &l->facts;
+
+	if (!f->image_digest)
+		l->by_name = true;
+	l->get = ask(l, "images", l->by_name ? f->image : f->image_digest, image_answered);
+}
+
+/* The container's first process is in the group that names it, if it can be seen at all: the
+ * engine may number processes otherwise. */
+static int check_place(const struct lookup *l, struct err *e)
+{
+	const struct subject *s = &l->subject;
+	AUTO_BUF struct buf cgroup = BUF_INIT_MAX(CALLER_PROC_FILE_MAX);
+	AUTO(free) char *place = NULL;
+	struct caller first = CALLER_INIT;
+	struct err ignored;
+
+	if (l->facts.stopped)
+		return err_set(e, ERR_UNAVAILABLE, "container %s is not running", s->id);
+	if (!l->facts.pid || caller_open(&first, l->facts.pid, -1, &ignored))
+		return 0;
+	if (caller_read(&first, "cgroup", &cgroup, &ignored) == 0)
+		place = docker_place_of(buf_view(&cgroup), s->id);
+	caller_deinit(&first);
+	if (!place || (s->place && strcmp(place, s->place) == 0))
+		return 0;
+	return err_set(e, ERR_DENIED,
+		"the process claims container %s, whose control group is %s, but is in %s", s->id,
+		place, s->place ? s->place : "another");
+}
+
+static int understand(
+	struct lookup *l, int status, struct bytes body, const struct err *failed, struct err *e)
+{
+	AUTO(free) char *message = NULL;
+	int r;
+
+	if (failed->code) {
+		*e = *failed;
+		return e->code;
+	}
+	if (status != 200) {
+		message = docker_message(body);
+		return err_set(e, status == 404 ? ERR_NOT_FOUND : ERR_INTERNAL,
+			"Error response from daemon: %s (HTTP status %d)", message, status);
+	}
+	docker_facts_deinit(&l->facts);
+	r = docker_facts_parse(body, &l->facts, e);
+	return r ? r : check_place(l, e);
+}
+
+static void container_answered(void *arg, int status, struct bytes body, const struct err *failed)
+{
+	struct lookup *l = arg;
+	struct err e = ERR_INIT;
+
+	l->get = NULL;
+	if (understand(l, status, body, failed, &e) == 0) {
+		if (l->facts.image[0])
+			ask_image(l);
+		else
+			answer(l, true, &e);
+	} else if (l->tries < TRIES && e.code != ERR_DENIED) {
+		/* 100, 200, 400 ms */
+		loop_timer_set(l->timer, (int64_t)RETRY_FIRST_MS * NS_PER_MS << (l->tries - 1));
+	} else {
+		err_wrap(&e, "asking %s at %s", l->subject.engine, l->subject.socket);
+		answer(l, false, &e);
+	}
+}
+
+static void ask_container(void *arg)
+{
+	struct lookup *l = arg;
+
+	l->tries++;
+	l->get = ask(l, "containers", l->subject.id, container_answered);
+}
+
+/* ---- the attestor ---- */
+
+static bool docker_enabled(const struct agent_options *o)
+{
+	return o->attestor_docker;
+}
+
+static int docker_open(struct loop *l, const struct agent_options *o, void **ret, struct err *e)
+{
+	struct docker *d = xcalloc(1, sizeof(*d));
+
+	(void)e;
+	d->loop = l;
+	d->options = o;
+	d->known = map_new();
+	d->asking = map_new();
+	if (o->docker_cgroup_matchers.n)
+		log_event(LOG_WARN, "docker",
+			"Using the legacy container locator with custom cgroup matchers", NULL);
+	*ret = d;
+	return 0;
+}
+
+static void docker_close(void *state)
+{
+	struct docker *d = state;
+
+	INVARIANT(map_len(d->asking) == 0);
+	forget_all(d);
+	map_free(d->known);
+	map_free(d->asking);
+	free(d);
+}
+
+static bool uses_patterns(const struct docker *d)
+{
+	return d->options->docker_cgroup_matchers.n > 0;
+}
+
+/* Loop thread: what is known is the loop's. */
+static enum attest_next recall(struct docker *d, const struct caller *c, struct finding *ret)
+{
+	struct subject s = { 0 };
+	struct known *k = NULL;
+	bool none;
+
+	sweep(d);
+	if (subject_of(d->options, c, uses_patterns(d) ? NULL : ret->container.id, &s, &ret->err))
+		return ATTEST_DONE;
+	none = !s.id;
+	if (s.id)
+		k = map_get_str(d->known, s.key);
+	subject_deinit(&s);
+	if (none)
+		return ATTEST_DONE;
+	if (!k)
+		return ATTEST_WAITS;
+	k->pid = c->pid;
+	k->start_time = c->start_time;
+	ret->selectors = selectors_dup(&k->selectors);
+	return ATTEST_DONE;
+}
+
+static enum attest_next docker_attest(
+	void *state, const struct caller *c, bool blocking, struct finding *ret)
+{
+	struct docker *d = state;
+	int want = d->options->docker_verbose_container_locator_logs ? CONTAINER_VERBOSE : 0;
+	enum attest_next next = ATTEST_WAITS;
+
+	if (!uses_patterns(d))
+		next = attest_container(c, want, blocking, ret);
+	return next == ATTEST_WAITS && !blocking ? recall(d, c, ret) : next;
+}
+
+static struct lookup *lookup_new(struct docker *d, struct subject *s, void (*fn)(void *arg))
+{
+	struct lookup *l = xcalloc(1, sizeof(*l));
+
+	l->d = d;
+	l->subject = *s;
+	list_init(&l->waiters);
+	l->timer = loop_timer_new(d->loop, fn, l);
+	return l;
+}
+
+/* What needs no asking after all is answered as what does: later. */
+static void answer_now(void *arg)
+{
+	struct lookup *l = arg;
+	struct err e = l->failed;
+
+	answer(l, false, &e);
+}
+
+static struct lookup *lookup_of(struct docker *d, const struct caller *c, const char *id)
+{
+	struct subject s = { 0 };
+	struct err e = ERR_INIT;
+	struct lookup *l;
+	struct known *k = NULL;
+
+	if (subject_of(d->options, c, id, &s, &e) == 0 && s.id) {
+		k = map_get_str(d->known, s.key);
+		l = map_get_str(d->asking, s.key);
+		if (l && !k) {
+			subject_deinit(&s);
+			return l;
+		}
+	}
+	l = lookup_new(d, &s, s.id && !k ? ask_container : answer_now);
+	if (k)
+		l->facts.selectors = selectors_dup(&k->selectors);
+	l->failed = e;
+	l->shared = s.id && !k;
+	if (l->shared) {
+		map_put_str(d->asking, l->subject.key, l);
+		ask_container(l);
+	} else {
+		loop_timer_set(l->timer, 0);
+	}
+	return l;
+}
+
+static void *docker_start(void *state, const struct caller *c, struct finding *ret,
+	void (*done)(void *arg), void *arg)
+{
+	struct docker *d = state;
+	struct waiter *w = xcalloc(1, sizeof(*w));
+
+	*w = (struct waiter){ .ret = ret, .done = done, .arg = arg, .pid = c->pid };
+	w->start_time = c->start_time;
+	w->lookup = lookup_of(d, c, uses_patterns(d) ? NULL : ret->container.id);
+	list_append(&w->lookup->waiters, &w->link);
+	return w;
+}
+
+static void docker_cancel(void *op)
+{
+	struct waiter *w = op;
+	struct lookup *l = w->lookup;
+
+	list_remove(&w->link);
+	free(w);
+	if (list_empty(&l->waiters))
+		lookup_free(l);
+}
+
+const struct attestor workload_docker = { .name = "docker",
+	.enabled = docker_enabled,
+	.open = docker_open,
+	.close = docker_close,
+	.attest = docker_attest,
+	.start = docker_start,
+	.cancel = docker_cancel };
