@@ -36,7 +36,7 @@ static int k8s_open(struct loop *l, const struct agent_options *o, void **ret, s
 	}
 	if (!k->o->disable_kubelet_client && kubelet_new(l, k->o, &k->kubelet, e)) {
 		k8s_close(k);
-		return err_set(e, ERR_INVALID, "%s", e->msg);
+		return e->code = ERR_INVALID; /* of the configuration, as SPIRE has it */
 	}
 	*ret = k;
 	return 0;
