@@ -50,6 +50,9 @@ struct kubelet {
 	bool cut;         /* it ended early */
 	struct err bad;   /* what was read is not what it should be */
 	struct err told;  /* the failure that was logged */
+	/* the pause before the next */
+	int64_t took_ns, pause_ns; /* of the last request; 0: the first pause */
+	int64_t quick_ns;          /* up to when the budget of quick ones was spent */
 };
 
 struct kubelet_wait {
@@ -58,7 +61,7 @@ struct kubelet_wait {
 	struct kubelet_wait_options o;
 	unsigned attempts; /* lists that were looked at */
 	unsigned seen;     /* request whose list had the pod, but not yet its container */
-	int64_t since_ns;
+	int64_t since_ns, first_look_ns;
 	unsigned first_request;
 	struct err err, last; /* of the end; of the last request */
 };
@@ -281,12 +284,23 @@ static bool settle(struct kubelet_wait *w)
 	return false;
 }
 
+static bool is_last(const struct kubelet_wait *w)
+{
+	const struct k8s_options *o = w->k->o;
+
+	if (!o->poll_quickly)
+		return w->attempts >= w->o.want.attempts;
+	return clock_mono().ns - w->first_look_ns >=
+	       (w->o.want.attempts - 1) * o->poll_retry_interval_ns;
+}
+
 /* One more list (failed NULL) or failure; the last one says what it was. */
 static void count_attempt(struct kubelet_wait *w, const struct err *failed)
 {
-	w->attempts++;
+	if (!w->attempts++)
+		w->first_look_ns = clock_mono().ns;
 	w->last = failed ? *failed : ERR_INIT;
-	if (w->attempts < w->o.want.attempts)
+	if (!is_last(w))
 		return;
 	if (failed)
 		err_set(&w->err, ERR_UNAVAILABLE, "%s", failed->msg);
@@ -359,6 +373,7 @@ struct kubelet_wait *kubelet_wait(struct kubelet *k, const struct kubelet_wait_o
 	/* A request under way is one that it waits for. */
 	w->first_request = k->request - (k->call != NULL);
 	list_append(&k->waiting, &w->link);
+	k->pause_ns = 0;
 	begin_wait(k, w);
 	schedule(k);
 	return w;
@@ -445,6 +460,40 @@ static void tell(struct kubelet *k, const struct err *e)
 	k->told = *e;
 }
 
+/* A bucket of KUBELET_QUICK_MAX, kept as the time at which it was empty. */
+static bool may_be_quick(const struct kubelet *k, int64_t now)
+{
+	return now - k->quick_ns >= KUBELET_QUICK_REFILL_NS;
+}
+
+static void count_quick(struct kubelet *k, int64_t now)
+{
+	int64_t most = now - KUBELET_QUICK_MAX * KUBELET_QUICK_REFILL_NS;
+
+	if (k->quick_ns < most)
+		k->quick_ns = most;
+	k->quick_ns += KUBELET_QUICK_REFILL_NS;
+}
+
+static int64_t pause_of(const struct kubelet *k)
+{
+	int64_t most = k->o->poll_retry_interval_ns, first = 3 * k->took_ns;
+	int64_t pause = k->pause_ns;
+
+	if (!k->o->poll_quickly || !may_be_quick(k, clock_mono().ns))
+		return most;
+	if (!pause)
+		pause = first > KUBELET_QUICK_NS ? first : KUBELET_QUICK_NS;
+	return pause < most ? pause : most;
+}
+
+/* Longer each time; one that cannot answer is not pressed. */
+static void lengthen_pause(struct kubelet *k, bool failed)
+{
+	k->took_ns = clock_mono().ns - k->asked_ns;
+	k->pause_ns = failed ? k->o->poll_retry_interval_ns : pause_of(k) * 3 / 2;
+}
+
 static void request_over(struct kubelet *k, const struct err *e)
 {
 	bool whole = !e->code && !k->cut;
@@ -461,6 +510,7 @@ static void request_over(struct kubelet *k, const struct err *e)
 		else if (whole ? !settle(w) : w->seen == k->request)
 			count_attempt(w, NULL);
 	}
+	lengthen_pause(k, e->code);
 	loop_timer_set(k->forget, k->o->poll_retry_interval_ns > KUBELET_AGAIN_NS
 					  ? k->o->poll_retry_interval_ns
 					  : KUBELET_AGAIN_NS);
@@ -518,6 +568,8 @@ static void start_request(struct kubelet *k)
 	list_each (w, &k->waiting, struct kubelet_wait, link)
 		k->to_the_end |= needs_whole(&w->o.want);
 	k->request++;
+	if (k->asked_ns && now - k->asked_ns < k->o->poll_retry_interval_ns)
+		count_quick(k, now);
 	k->asked_ns = now;
 	k->cut = k->body_came = false;
 	k->bad = ERR_INIT;
@@ -541,7 +593,7 @@ static void schedule(struct kubelet *k)
 	if (k->call || list_empty(&k->waiting))
 		return;
 	if (k->asked_ns && !(k->cut && somebody_new(k)))
-		wait = k->asked_ns + k->o->poll_retry_interval_ns - clock_mono().ns;
+		wait = k->asked_ns + pause_of(k) - clock_mono().ns;
 	loop_timer_set(k->next, wait > 0 ? wait : 0);
 }
 

@@ -3,8 +3,9 @@
  *
  * All who wait share one request. It is read as a stream, answers each as soon as his pod has come
  * by, and ends there, unless others came shortly before: then it is read to its end, so that the
- * next ones find their pods in what is known already. Requests that others are waiting for again
- * begin poll_retry_interval apart.
+ * next ones find their pods in what is known already. While somebody waits for a container that the
+ * last list did not have, requests begin poll_retry_interval apart; if that was not given, sooner
+ * at first, as most are there a few ms later, within a budget that nobody can drive up.
  *
  * How old may what is given be? A list is used for poll_retry_interval (500 ms) after its request
  * began, as SPIRE does. A process that was attested in the same pod before is given what is known
@@ -23,6 +24,9 @@
 #include "lib/loop.h"
 
 #define KUBELET_AGAIN_NS (2 * NS_PER_SEC)
+#define KUBELET_QUICK_NS (30 * NS_PER_MS) /* the first pause, then half as much again each time */
+#define KUBELET_QUICK_REFILL_NS (250 * NS_PER_MS)
+enum { KUBELET_QUICK_MAX = 10 }; /* requests sooner than the interval, and one more each refill */
 enum { KUBELET_TIMEOUT_MS = 10000, KUBELET_AGAIN_MAX = 16 };
 
 struct kubelet;
@@ -40,7 +44,9 @@ struct kubelet_want {
 	bool pod_will_do; /* of a container whose pod is known: it need not be ready */
 	pid_t pid;        /* the process in the container */
 	uint64_t start_time;
-	unsigned attempts; /* how many lists are looked at before giving up; at least 1 */
+	/* How many lists are looked at before giving up, at least 1; with poll_quickly: for the
+	 * time that so many would take. */
+	unsigned attempts;
 };
 
 /* The pod, if it is known and fresh enough for this process. Valid until the loop goes on. */

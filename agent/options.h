@@ -29,6 +29,7 @@ struct k8s_options {
 	bool skip_kubelet_verification, use_anonymous_authentication, disable_kubelet_client;
 	int max_poll_attempts; /* at least 1 */
 	int64_t poll_retry_interval_ns, reload_interval_ns;
+	bool poll_quickly; /* the interval was not given: it is the most, not the least */
 	bool disable_container_selectors, enable_namespace_labels;
 	bool use_new_container_locator, verbose_container_locator_logs;
 	/* experimental */

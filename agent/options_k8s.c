@@ -153,6 +153,7 @@ void options_k8s(struct config *c, struct agent_file *f)
 	/* Nothing and less is the default, as in SPIRE. */
 	if (o->max_poll_attempts <= 0)
 		o->max_poll_attempts = POLL_ATTEMPTS;
+	o->poll_quickly = !config_given(c, K8S ".poll_retry_interval");
 	if (o->poll_retry_interval_ns <= 0)
 		o->poll_retry_interval_ns = POLL_RETRY_INTERVAL_NS;
 	if (o->reload_interval_ns <= 0)

@@ -465,8 +465,10 @@ const struct config_option agent_option_table[] = {
 		.type = CONFIG_T_DURATION,
 		AT(k8s.poll_retry_interval_ns),
 		.value = "500ms",
-		.doc = "At least so long between two of them, which all callers share; and so long "
-		       "one may be used." },
+		.doc = "So long between two of them, which all callers share; and so long one may "
+		       "be used. Not given: the first come sooner, 30 ms after one another, then "
+		       "ever later up to this; max_poll_attempts then stands for the time that so "
+		       "many would take." },
 	{ .path = K8S ".reload_interval",
 		.type = CONFIG_T_DURATION,
 		AT(k8s.reload_interval_ns),

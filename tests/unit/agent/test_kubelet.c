@@ -291,6 +291,63 @@ static void test_waits_for_the_container(void)
 	stop();
 }
 
+/* Without a given interval: soon, and for so long as the attempts would take. */
+static void test_quickly(void)
+{
+	static const struct line script[] = {
+		{ .body = LIST(READY("1")) },
+		{ .body = LIST(READY("1")) },
+		{ .body = LIST(READY("1") "," POD("2", "\"\"")) },
+		{ .body = LIST(READY("1") "," READY("2")) },
+	};
+	int64_t from = clock_mono().ns;
+	struct outcome a;
+
+	START(script);
+	open_kubelet(400);
+	options.poll_quickly = true;
+	want(&a, "u2", "id2");
+	until(&a);
+	CHECK_INT(a.e.code, 0);
+	CHECK(clock_mono().ns - from < 350 * NS_PER_MS);
+	want(&a, "u3", "id3");
+	until(&a);
+	CHECK_INT(a.e.code, ERR_DEADLINE);
+	CHECK(clock_mono().ns - from > 800 * NS_PER_MS);
+	CHECK(kubelet_requests(kubelet) > 4 + 3);
+	close_kubelet();
+	stop();
+}
+
+/* Whoever asks on and on for what is not there cannot drive the rate up. */
+static void test_quick_budget(void)
+{
+	static const struct line script[] = { { .body = LIST(READY("1")) } };
+	int64_t from = clock_mono().ns, s;
+	struct outcome a;
+
+	START(script);
+	open_kubelet(500);
+	options.poll_quickly = true;
+	attempts = 100;
+	while (clock_mono().ns - from < 3 * NS_PER_SEC) {
+		struct kubelet_wait *w = want(&a, "u2", "id2");
+		struct outcome b;
+
+		attempts = 1;
+		want(&b, "u3", "id3");
+		until(&b);
+		attempts = 100;
+		free(kubelet_cancel(w));
+	}
+	s = (clock_mono().ns - from) / (NS_PER_SEC / 10);
+	if (kubelet_requests(kubelet) > KUBELET_QUICK_MAX + 6 * s / 10 + 3)
+		TEST_FAIL("%u requests in %lld.%lld s", kubelet_requests(kubelet),
+			(long long)s / 10, (long long)s % 10);
+	close_kubelet();
+	stop();
+}
+
 static void test_gives_up(void)
 {
 	static const struct line script[] = { { .body = LIST(READY("1")) } };
@@ -592,6 +649,6 @@ static void test_login(void)
 }
 
 TEST_MAIN(TEST(test_only_as_far_as_needed), TEST(test_rush), TEST(test_waits_for_the_container),
-	TEST(test_gives_up), TEST(test_failures), TEST(test_recovers), TEST(test_container_alone),
-	TEST(test_pod_will_do), TEST(test_broken_pod), TEST(test_age), TEST(test_cancel),
-	TEST(test_urls), TEST(test_login))
+	TEST(test_quickly), TEST(test_quick_budget), TEST(test_gives_up), TEST(test_failures),
+	TEST(test_recovers), TEST(test_container_alone), TEST(test_pod_will_do),
+	TEST(test_broken_pod), TEST(test_age), TEST(test_cancel), TEST(test_urls), TEST(test_login))
