@@ -24,6 +24,8 @@ const struct node_attestor *node_attestor_of(const struct agent_options *o)
 		return &attest_sshpop;
 	if (o->attest_http_challenge)
 		return &attest_http_challenge;
+	if (o->attest_psat)
+		return &attest_psat;
 	return o->attest_join_token ? &attest_token : NULL;
 }
 

@@ -27,7 +27,7 @@ struct node_attestor {
 	void (*close)(void *state);
 };
 extern const struct node_attestor attest_token, attest_x509pop, attest_sshpop,
-	attest_http_challenge;
+	attest_http_challenge, attest_psat;
 const struct node_attestor *node_attestor_of(const struct agent_options *o); /* NULL: none */
 
 /* Who may call itself the server: the leaf has exactly the URI spiffe://<td>/spire/server, and

@@ -172,6 +172,7 @@ static void check_node_attestor(struct config *c, struct agent_options *o)
 		{ "x509pop", &o->attest_x509pop },
 		{ "sshpop", &o->attest_sshpop },
 		{ "http_challenge", &o->attest_http_challenge },
+		{ "k8s_psat", &o->attest_psat },
 	};
 	const char *first = NULL;
 	int n = 0;
@@ -204,7 +205,7 @@ static void check_node_attestor(struct config *c, struct agent_options *o)
 	if (!n && nothing_wrong(c, "plugins.NodeAttestor"))
 		config_problem(c, "plugins.NodeAttestor",
 			"exactly one NodeAttestor plugin is needed: \"join_token\", \"x509pop\", "
-			"\"sshpop\" or \"http_challenge\"");
+			"\"sshpop\", \"http_challenge\" or \"k8s_psat\"");
 }
 
 static void check_docker_address(struct config *c, const char *path, const char *address)
@@ -255,6 +256,9 @@ static void check_attestors(struct config *c, struct agent_options *o)
 		config_problem(
 			c, "plugins.NodeAttestor.x509pop", "certificate_path must be configured");
 	check_docker(c, o);
+	if (o->attest_psat && !o->psat_cluster)
+		config_problem(
+			c, "plugins.NodeAttestor.k8s_psat", "missing required cluster block");
 	if (!o->attestor_unix && !o->k8s.on && !o->attestor_docker && !o->attestor_systemd &&
 		nothing_wrong(c, "plugins.WorkloadAttestor"))
 		config_problem(c, "plugins.WorkloadAttestor",

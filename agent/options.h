@@ -72,10 +72,11 @@ struct agent_options {
 	/* plugins */
 	bool keymgr_memory;
 	char *keys_dir; /* disk key manager: <directory>/keys.json; default data_dir */
-	bool attest_join_token, attest_x509pop, attest_sshpop,
-		attest_http_challenge; /* exactly one */
+	bool attest_join_token, attest_x509pop, attest_sshpop, attest_http_challenge,
+		attest_psat; /* exactly one */
 	char *x509pop_private_key_path, *x509pop_certificate_path, *x509pop_intermediates_path;
 	char *sshpop_host_key_path, *sshpop_host_cert_path;
+	char *psat_cluster, *psat_token_path;
 	char *http_challenge_hostname; /* NULL: the system's */
 	char *http_challenge_agentname;
 	int http_challenge_port;            /* 0: any free one */

@@ -6,7 +6,7 @@
 #include <string.h>
 
 static const struct attestor *const attestors[] = { &attestor_join_token, &attestor_x509pop,
-	&attestor_sshpop, &attestor_http_challenge };
+	&attestor_sshpop, &attestor_http_challenge, &attestor_k8s_psat };
 
 static bool is_configured(const struct attest *a, const struct attestor *k)
 {
@@ -16,6 +16,8 @@ static bool is_configured(const struct attest *a, const struct attestor *k)
 		return a->sshpop != NULL;
 	if (k == &attestor_http_challenge)
 		return a->http_challenge != NULL;
+	if (k == &attestor_k8s_psat)
+		return a->psat != NULL;
 	return k == &attestor_x509pop && a->x509pop;
 }
 
@@ -32,6 +34,8 @@ int attest_new(const struct attest_options *o, struct attest **ret, struct err *
 		r = sshpop_new(o, &a->sshpop, e);
 	if (!r && o->config->attest_http_challenge)
 		r = http_challenge_new(o, &a->http_challenge, e);
+	if (!r && o->config->attest_psat)
+		psat_new(o, &a->psat);
 	if (r)
 		attest_free(a);
 	else
@@ -46,6 +50,7 @@ void attest_free(struct attest *a)
 	x509pop_free(a->x509pop);
 	sshpop_free(a->sshpop);
 	http_challenge_free(a->http_challenge);
+	psat_free(a->psat);
 	free(a);
 }
 

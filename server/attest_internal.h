@@ -22,10 +22,12 @@ extern const struct attestor attestor_join_token;
 extern const struct attestor attestor_x509pop;
 extern const struct attestor attestor_sshpop;
 extern const struct attestor attestor_http_challenge;
+extern const struct attestor attestor_k8s_psat;
 
 struct x509pop;
 struct sshpop;
 struct http_challenge;
+struct psat;
 
 struct attest {
 	struct attest_options o;
@@ -33,6 +35,7 @@ struct attest {
 	struct x509pop *x509pop; /* NULL: not configured */
 	struct sshpop *sshpop;
 	struct http_challenge *http_challenge;
+	struct psat *psat;
 };
 
 struct attest_session {
@@ -143,6 +146,14 @@ int http_challenge_begin(struct http_challenge_state *st, struct bytes payload,
 /* What the agent's HTTP server said. ERR_DENIED. */
 int http_challenge_check(const struct http_challenge_state *st, int status, struct bytes body,
 	struct err *e) MUST_USE;
+
+/* ---- k8s_psat: what does not need a loop ---- */
+
+void psat_new(const struct attest_options *o, struct psat **ret);
+void psat_free(struct psat *p);
+/* The cluster that an agent names, and its token (caller wipes and frees). */
+int psat_payload(const struct psat *p, struct bytes payload, const struct psat_cluster **ret,
+	char **ret_token, struct err *e) MUST_USE;
 
 /* fields: the values by name, dotted, and "Name[3]" for {{ index .Name 3 }}; get(arg, name) gives
  * NULL for an unknown one. */

@@ -201,11 +201,13 @@ static void check(struct config *c, struct server_file *f)
 	check_upstream(c, &f->o);
 	options_check_sshpop(c, &f->o);
 	options_check_http_challenge(c, &f->o);
+	options_check_k8s(c, f);
 	check_database(c, &f->o);
 	options_check_federation(c, f);
 	options_check_oidc(c, &f->o);
 	if (f->has_plugins && !f->o.attest_join_token && !f->o.attest_x509pop &&
-		!f->o.attest_sshpop && !f->o.attest_http_challenge && !c->n_problems)
+		!f->o.attest_sshpop && !f->o.attest_http_challenge && !f->o.attest_psat &&
+		!c->n_problems)
 		config_warning(c, "plugins", "there is no NodeAttestor: no agent can attest");
 }
 
@@ -251,6 +253,13 @@ int server_options_load(struct server_options *ret, const struct server_flags *f
 	strings_deinit(&file.country);
 	strings_deinit(&file.organization);
 	free(file.federates_with.v);
+	free(file.psat_clusters.v);
+	free(file.publish_clusters.v);
+	free(file.notify_clusters.v);
+	free(file.notify_namespace);
+	free(file.notify_config_map);
+	free(file.notify_key);
+	free(file.notify_kubeconfig);
 	config_deinit(&c);
 	if (r)
 		server_options_deinit(&file.o);
@@ -265,6 +274,7 @@ void server_options_deinit(struct server_options *o)
 
 	config_free_values(server_option_table, &f);
 	options_free_peers(o);
+	options_free_k8s(o);
 	free(o->ca_subject_country);
 	free(o->ca_subject_organization);
 	strings_deinit(&o->daemon.warnings);
@@ -288,6 +298,7 @@ void server_options_print(const struct server_options *o, struct buf *ret)
 		strings_add(&f.organization, o->ca_subject_organization);
 	config_print(server_option_table, &f, ret);
 	options_print_peers(o, ret);
+	options_print_k8s(o, ret);
 	strings_deinit(&f.country);
 	strings_deinit(&f.organization);
 }

@@ -18,6 +18,27 @@ struct server_peer {
 	char *endpoint_id; /* "": https_web */
 };
 
+/* A cluster of NodeAttestor "k8s_psat". */
+struct psat_cluster {
+	char *name;
+	struct strings service_accounts; /* "namespace:name" */
+	struct strings audience;         /* none: the API server's own */
+	char *kubeconfig;                /* NULL: the pod's service account */
+	struct strings node_labels, pod_labels;
+	bool use_pod_uid;
+};
+
+/* A ConfigMap that the bundle is put into: of BundlePublisher "k8s_configmap" or Notifier
+ * "k8sbundle". */
+enum publish_format { PUBLISH_SPIFFE, PUBLISH_JWKS, PUBLISH_PEM };
+struct publish_target {
+	char *cluster; /* the operator's name for it */
+	char *namespace, *configmap, *key;
+	char *kubeconfig; /* NULL: the pod's service account */
+	enum publish_format format;
+	int64_t refresh_hint_s; /* 0: the bundle's own */
+};
+
 struct server_options {
 	char *trust_domain; /* bare name */
 	char *bind_address;
@@ -68,6 +89,12 @@ struct server_options {
 	int http_challenge_required_port; /* 0: any */
 	bool http_challenge_allow_non_root_ports;
 	bool http_challenge_tofu;
+
+	bool attest_psat;
+	struct psat_cluster *psat_clusters;
+	size_t n_psat_clusters;
+	struct publish_target *publish_targets;
+	size_t n_publish_targets;
 
 	/* federation */
 	bool bundle_endpoint;

@@ -11,7 +11,7 @@
 #define AT_FILE(member) .offset = offsetof(struct server_file, member)
 #define KEY_TYPES "rsa-2048|rsa-4096|ec-p256|ec-p384"
 #define NOTE_CLOUD "this cloud's plugins are not part of Assay; use join_token or x509pop"
-#define NOTE_LATER "not part of this version yet; use join_token or x509pop"
+#define NOTE_LATER "not part of this version yet; use join_token, x509pop or k8s_psat"
 #define NOTE_KMS "not part of Assay; use KeyManager \"disk\" or \"memory\""
 #define NOTE_UPSTREAM "not part of Assay; use UpstreamAuthority \"disk\" or \"spire\""
 #define NOTE_ACME                                                                                  \
@@ -21,7 +21,10 @@
 #define NOTE_OIDC_LOG "the server's own log is used; see server.log_level"
 #define WEB "server.federation.bundle_endpoint.profile.https_web"
 #define NOTE_EVENTS "changes reach the cache and the agents at once; nothing is polled"
-#define NOTE_PUBLISH "this version publishes no bundles yet; remove it"
+#define NOTE_PUBLISH "not part of Assay; use BundlePublisher \"k8s_configmap\""
+#define NOTE_WEBHOOKS                                                                              \
+	"CA bundles of webhooks and API services are not rotated; let cert-manager's cainjector "  \
+	"read the ConfigMap or do it"
 #define PLUGIN_TYPE(name, text)                                                                    \
 	{                                                                                          \
 		.path = "plugins." name, .type = CONFIG_T_SECTION, .doc = text                     \
@@ -511,7 +514,22 @@ const struct config_option server_option_table[] = {
 		.flags = CONFIG_EMPTY_IS_UNSET | CONFIG_ALIAS,
 		AT(x509pop_svid_prefix),
 		.doc = "Another name of spiffe_prefix." },
-	REFUSED("plugins.NodeAttestor.k8s_psat", NOTE_LATER),
+	{ .path = "plugins.NodeAttestor.k8s_psat",
+		.type = CONFIG_T_SECTION,
+		.flags = CONFIG_PLUGIN | CONFIG_PRESENT,
+		AT(attest_psat),
+		.doc = "The projected service account token of the agent's pod, reviewed by its "
+		       "cluster's API server." },
+	{ .path = "plugins.NodeAttestor.k8s_psat.clusters",
+		.type = CONFIG_T_BLOCKS,
+		AT_FILE(psat_clusters),
+		.doc = "`clusters = { \"name\" = { … } }`, each with `service_account_allow_list` "
+		       "(required: \"namespace:name\" of the accounts that agents may run as), "
+		       "`audience` (default [\"spire-server\"]; []: the API server's own), "
+		       "`kube_config_file` (not given: the server's own pod's service account), "
+		       "`allowed_node_label_keys`, `allowed_pod_label_keys` (labels that become "
+		       "selectors), `use_pod_uid_for_agent_id` (default false: the agent's id is "
+		       "its node's UID)." },
 	{ .path = "plugins.NodeAttestor.sshpop",
 		.type = CONFIG_T_SECTION,
 		.flags = CONFIG_PLUGIN | CONFIG_PRESENT,
@@ -645,14 +663,65 @@ const struct config_option server_option_table[] = {
 		AT(composer_uniqueid),
 		.doc = "The subject of each workload's X509-SVID gets an x500UniqueIdentifier, a "
 		       "hash of its SPIFFE ID." },
-	PLUGIN_TYPE("BundlePublisher", "Where the bundle is put for others. None in this version."),
-	REFUSED("plugins.BundlePublisher.k8s_configmap", NOTE_PUBLISH),
+	PLUGIN_TYPE("BundlePublisher", "Where the bundle is put for others."),
+	{ .path = "plugins.BundlePublisher.k8s_configmap",
+		.type = CONFIG_T_SECTION,
+		.flags = CONFIG_PLUGIN | CONFIG_PRESENT,
+		AT_FILE(has_publisher),
+		.doc = "ConfigMaps of Kubernetes clusters, by server-side apply." },
+	{ .path = "plugins.BundlePublisher.k8s_configmap.clusters",
+		.type = CONFIG_T_BLOCKS,
+		AT_FILE(publish_clusters),
+		.doc = "`clusters = { \"name\" = { … } }`, each with `namespace`, "
+		       "`configmap_name`, `configmap_key`, `format` (\"spiffe\", \"jwks\" or "
+		       "\"pem\"), all required, and `kubeconfig_path` (not given: the server's own "
+		       "pod's service account) and `refresh_hint` (of format spiffe)." },
 	REFUSED("plugins.BundlePublisher.aws_s3", NOTE_PUBLISH),
 	REFUSED("plugins.BundlePublisher.azure_blob", NOTE_PUBLISH),
 	REFUSED("plugins.BundlePublisher.gcp_cloudstorage", NOTE_PUBLISH),
 	REFUSED("plugins.BundlePublisher.aws_rolesanywhere_trustanchor", NOTE_PUBLISH),
-	PLUGIN_TYPE("Notifier", "Deprecated in SPIRE. None here."),
-	REFUSED("plugins.Notifier.k8sbundle", NOTE_PUBLISH),
+	PLUGIN_TYPE("Notifier", "Deprecated in SPIRE; use a BundlePublisher."),
+	{ .path = "plugins.Notifier.k8sbundle",
+		.type = CONFIG_T_SECTION,
+		.flags = CONFIG_PLUGIN | CONFIG_PRESENT,
+		AT_FILE(has_notifier),
+		.doc = "The roots as PEM in a ConfigMap, as BundlePublisher \"k8s_configmap\" puts "
+		       "them there." },
+	{ .path = "plugins.Notifier.k8sbundle.namespace",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT_FILE(notify_namespace),
+		.value = "spire",
+		.doc = "Namespace of the ConfigMap." },
+	{ .path = "plugins.Notifier.k8sbundle.config_map",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT_FILE(notify_config_map),
+		.value = "spire-bundle",
+		.doc = "Its name." },
+	{ .path = "plugins.Notifier.k8sbundle.config_map_key",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT_FILE(notify_key),
+		.value = "bundle.crt",
+		.doc = "The key in it." },
+	{ .path = "plugins.Notifier.k8sbundle.kube_config_file_path",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT_FILE(notify_kubeconfig),
+		.doc = "kubeconfig file. Not given: the server's own pod's service account." },
+	{ .path = "plugins.Notifier.k8sbundle.clusters",
+		.type = CONFIG_T_LIST,
+		AT_FILE(notify_clusters),
+		.doc = "`clusters = [{ … }]`: further ones, each with the same keys." },
+	{ .path = "plugins.Notifier.k8sbundle.webhook_label",
+		.type = CONFIG_T_REFUSED,
+		.flags = CONFIG_EMPTY_OK,
+		.note = NOTE_WEBHOOKS },
+	{ .path = "plugins.Notifier.k8sbundle.api_service_label",
+		.type = CONFIG_T_REFUSED,
+		.flags = CONFIG_EMPTY_OK,
+		.note = NOTE_WEBHOOKS },
 	REFUSED("plugins.Notifier.gcs_bundle", NOTE_PUBLISH),
 
 	DAEMON_HEALTH_ROWS(struct server_file, o.daemon),

@@ -1,4 +1,5 @@
-/* First messages of agents. First byte 0: sshpop's, 1: http_challenge's. */
+/* First messages of agents. First byte modulo 3 0: sshpop's, 1: http_challenge's, 2: k8s_psat's. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "lib/crypto.h"
@@ -33,10 +34,29 @@ static void http_challenge(struct bytes v)
 	http_challenge_state_deinit(&st);
 }
 
+static void psat(struct bytes v)
+{
+	static struct psat_cluster cluster = { .name = (char *)(uintptr_t) "c" };
+	static struct server_options config = { .psat_clusters = &cluster, .n_psat_clusters = 1 };
+	struct attest_options o = { .trust_domain = "example.org", .config = &config };
+	const struct psat_cluster *found = NULL;
+	char *token = NULL;
+	struct psat *p;
+	struct err e;
+
+	psat_new(&o, &p);
+	if (psat_payload(p, v, &found, &token, &e) == 0)
+		INVARIANT(found == &cluster && *token);
+	free(token);
+	psat_free(p);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
+	static void (*const kinds[])(struct bytes v) = { sshpop, http_challenge, psat };
+
 	crypto_init();
 	if (n)
-		(data[0] % 2 ? http_challenge : sshpop)(bytes_of(data + 1, n - 1));
+		kinds[data[0] % 3](bytes_of(data + 1, n - 1));
 	return 0;
 }

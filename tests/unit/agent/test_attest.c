@@ -442,6 +442,40 @@ static void next_fetch(struct fetch *f)
 	http_get(f->loop, &o, fetched, f);
 }
 
+/* The token is read each time, and never more of it than a token has. */
+static void test_psat(void)
+{
+	AUTO(free) char *path = xasprintf("%s/token", test_dir());
+	struct agent_options o = { .attest_psat = true,
+		.psat_cluster = (char *)(uintptr_t) "c\"1",
+		.psat_token_path = path };
+	AUTO_BUF struct buf b = BUF_INIT, big = BUF_INIT;
+	struct err e;
+
+	CHECK(node_attestor_of(&o) == &attest_psat);
+	CHECK_ERR(attest_psat.payload(&o, &b, &e), ERR_INVALID);
+	CHECK_CONTAINS(e.msg, "unable to load token from ");
+	CHECK_OK(buf_write_file(bytes_str("\n"), path, 0600, &e));
+	CHECK_ERR(attest_psat.payload(&o, &b, &e), ERR_INVALID);
+	CHECK_CONTAINS(e.msg, "/token\" is empty");
+	CHECK_OK(buf_write_file(bytes_str("a\xff"), path, 0600, &e));
+	CHECK_ERR(attest_psat.payload(&o, &b, &e), ERR_INVALID);
+	for (int i = 0; i < 33 << 10; i++)
+		buf_byte(&big, 'x');
+	CHECK_OK(buf_write_file(buf_view(&big), path, 0600, &e));
+	CHECK_ERR(attest_psat.payload(&o, &b, &e), ERR_INVALID);
+	CHECK_OK(buf_write_file(bytes_str("a.b.c\n"), path, 0600, &e));
+	buf_reset(&b);
+	CHECK_OK(attest_psat.payload(&o, &b, &e));
+	CHECK_STR(buf_cstr(&b), "{\"cluster\":\"c\\\"1\",\"token\":\"a.b.c\"}");
+	CHECK_OK(buf_write_file(bytes_str("d"), path, 0600, &e));
+	buf_reset(&b);
+	CHECK_OK(attest_psat.payload(&o, &b, &e));
+	CHECK_CONTAINS(buf_cstr(&b), "\"token\":\"d\"");
+	unlink(path);
+	rmdir(test_dir());
+}
+
 /* Nothing is served before the challenge has come, then the nonce. */
 static void test_http_challenge(void)
 {
@@ -498,5 +532,5 @@ static void test_advertised_port(void)
 
 TEST_MAIN(TEST(test_token), TEST(test_x509pop_ec), TEST(test_x509pop_rsa),
 	TEST(test_server_identity), TEST(test_svid_from_the_server), TEST(test_bootstrap),
-	TEST(test_bootstrap_by_url), TEST(test_sshpop), TEST(test_http_challenge),
+	TEST(test_bootstrap_by_url), TEST(test_sshpop), TEST(test_psat), TEST(test_http_challenge),
 	TEST(test_advertised_port))
