@@ -107,6 +107,12 @@ refusals() {
 	is "$(publish '.volume_id = ""')" 'INVALID_ARGUMENT: request missing required volume id'
 	is "$(publish '.target_path = "/nowhere/at/all"')" \
 		'INTERNAL: unable to create target path "/nowhere/at/all": mkdir /nowhere/at/all: no such file or directory'
+	# More than any kubelet sends.
+	case $(publish '.volume_context.x = "a" * 70000') in
+	RESOURCE_EXHAUSTED:*) ;;
+	*) die 'a message without bound' ;;
+	esac
+	healthy || die 'the driver does not live on'
 	[ ! -e "$W/pods/$POD/mount" ] || die 'something was made'
 }
 

@@ -183,9 +183,18 @@ loads() {
 		podman --root "$W/p" --runroot "$W/pr" --storage-driver vfs images --format '{{.Repository}}:{{.Tag}}' | grep -q "assay-agent:$VERSION"
 		;;
 	docker)
-		docker info >/dev/null 2>&1 || skip 'no dockerd runs here'
-		docker load -i "$W/agent.tar" && docker run --rm --entrypoint /opt/assay/bin/assay-agent "assay-agent:$VERSION" --version &&
-			docker image rm "assay-agent:$VERSION"
+		[ "$(id -u)" = 0 ] && command -v dockerd >/dev/null || skip 'no dockerd, or not root'
+		local DOCKER_HOST=unix://$W/docker.sock
+		export DOCKER_HOST
+		dockerd --host "$DOCKER_HOST" --data-root "$W/d" --exec-root "$W/dx" --pidfile "$W/docker.pid" --bridge=none --iptables=false \
+			--ip6tables=false >"$W/dockerd.log" 2>&1 &
+		DPID=$!
+		pids+=("$DPID")
+		trap 'kill "$DPID"; until_ok 10 gone "$DPID"; grep -o "$W/dx*[^ ]*" /proc/self/mountinfo | sort -r | xargs -r -n 1 umount -l' EXIT
+		until_ok 20 docker info || skip "dockerd does not start here: $(tail -n 1 "$W/dockerd.log")"
+		docker load -i "$W/agent.tar" || return 1
+		[ "$(docker run --rm --network none --read-only --cap-drop ALL --entrypoint /opt/assay/bin/assay-agent "assay-agent:$VERSION" \
+			--version)" = "$("$AGENT" --version)" ]
 		;;
 	esac
 }
