@@ -8,7 +8,7 @@ build="gcc g++ make pkg-config git ca-certificates curl autoconf automake libtoo
  protobuf-compiler libprotobuf-dev libuv1-dev libsqlite3-dev libjansson-dev libhttp-parser-dev libyaml-dev libabsl-dev libre2-dev libc-ares-dev
  zlib1g-dev libdbus-1-dev"
 test="openssl openssh-client sqlite3 python3 iproute2 procps psmisc mandoc jq"
-lint="clang clang-format clang-tidy cppcheck shellcheck"
+lint="clang clang-format clang-tidy cppcheck python3 python3-yaml shellcheck"
 fuzz="clang libclang-rt-14-dev"
 kube="etcd-server containerd runc busybox-static iptables containernetworking-plugins"
 images="binutils ca-certificates python3"
