@@ -56,6 +56,9 @@ void bundle_roots_der(
 void bundle_to_json(const struct bundle *b, struct buf *ret);
 /* Plain JWKS of the JWT keys alone, without "use": the Workload API's form. */
 void bundle_to_jwks(const struct bundle *b, struct buf *ret);
+/* JWKS of the roots and the JWT keys, without anything that is SPIFFE's own: the form "jwks" of
+ * SPIRE's publishers. */
+void bundle_to_jwks_all(const struct bundle *b, struct buf *ret);
 /* Unknown "use" is ignored; at most 1 MB and 1,000 keys. ERR_INVALID. */
 int bundle_from_json(
 	const char *trust_domain, struct bytes json, struct bundle **ret, struct err *e) MUST_USE;

@@ -66,13 +66,14 @@ static bool put_key(json_t *jwk, const struct pubkey *k, const char *kid)
 	return true;
 }
 
-static json_t *root_jwk(const struct x509_cert *c)
+static json_t *root_jwk(const struct x509_cert *c, bool with_use)
 {
 	AUTO_BUF struct buf b64 = BUF_INIT;
 	json_t *jwk = json_object();
 	const struct pubkey *k = x509_pubkey(c);
 
-	json_object_set_new(jwk, "use", json_string(USE_X509));
+	if (with_use)
+		json_object_set_new(jwk, "use", json_string(USE_X509));
 	if (k)
 		(void)put_key(jwk, k, NULL);
 	base64_encode(&b64, x509_der(c));
@@ -111,7 +112,7 @@ void bundle_to_json(const struct bundle *b, struct buf *ret)
 	json_t *keys = json_array();
 
 	for (size_t i = 0; i < b->n_roots; i++)
-		json_array_append_new(keys, root_jwk(b->roots[i].cert));
+		json_array_append_new(keys, root_jwk(b->roots[i].cert, true));
 	append_jwt_keys(keys, b, true);
 	json_object_set_new(doc, "keys", keys);
 	if (b->sequence)
@@ -126,6 +127,18 @@ void bundle_to_jwks(const struct bundle *b, struct buf *ret)
 	json_t *doc = json_object();
 	json_t *keys = json_array();
 
+	append_jwt_keys(keys, b, false);
+	json_object_set_new(doc, "keys", keys);
+	dump(doc, ret);
+}
+
+void bundle_to_jwks_all(const struct bundle *b, struct buf *ret)
+{
+	json_t *doc = json_object();
+	json_t *keys = json_array();
+
+	for (size_t i = 0; i < b->n_roots; i++)
+		json_array_append_new(keys, root_jwk(b->roots[i].cert, false));
 	append_jwt_keys(keys, b, false);
 	json_object_set_new(doc, "keys", keys);
 	dump(doc, ret);

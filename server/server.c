@@ -22,6 +22,7 @@
 #include "server/cmd.h"
 #include "server/federation.h"
 #include "server/oidc.h"
+#include "server/publisher.h"
 #include "server/reload.h"
 
 enum { FACE_TCP, FACE_UNIX, FACES };
@@ -44,6 +45,7 @@ struct server {
 	struct server_http *http;
 	struct bundle_endpoint *bundle_endpoint;
 	struct oidc *oidc;
+	struct publisher *publisher;
 	struct reload *reload;
 	struct api api;
 	struct face faces[FACES];
@@ -157,6 +159,8 @@ static void on_bundle(void *arg, uint64_t change, const char *trust_domain, stru
 			ca_bundle_changed(s->api.ca, b);
 		if (s->api.svid)
 			server_svid_bundle_changed(s->api.svid, b);
+		if (s->publisher)
+			publisher_bundle_changed(s->publisher, b);
 	}
 	if (s->api.sync)
 		sync_hub_bundle_changed(s->api.sync, trust_domain);
@@ -375,6 +379,8 @@ static void stop(struct server *s, int exit_code)
 	s->closing = 1;
 	if (s->api.federation)
 		federation_stop(s->api.federation);
+	publisher_free(s->publisher);
+	s->publisher = NULL;
 	for (size_t i = 0; i < FACES; i++) {
 		struct face *f = &s->faces[i];
 
@@ -446,6 +452,8 @@ static void on_svid(void *arg)
 		return;
 	}
 	federation_start(s->api.federation);
+	s->publisher = publisher_new(s->loop, s->o);
+	publisher_bundle_changed(s->publisher, api_bundle(&s->api, s->o->trust_domain));
 	log_event(LOG_INFO, "server", "ready", "entries",
 		log_fmt("%zu", entries_count(s->api.entries)), "agents",
 		log_fmt("%zu", entries_count_nodes(s->api.entries)), NULL);

@@ -182,6 +182,25 @@ static void test_json_leniency(void)
 	}
 }
 
+static void test_jwks_all(void)
+{
+	AUTO(bundle_unref) struct bundle *b = NULL;
+	AUTO_BUF struct buf text = BUF_INIT;
+	json_t *doc, *keys, *first;
+
+	crypto_init();
+	b = sample();
+	bundle_to_jwks_all(b, &text);
+	doc = json_loadb((char *)text.p, text.len, 0, NULL);
+	keys = json_object_get(doc, "keys");
+	CHECK_INT(json_object_size(doc), 1);
+	CHECK_INT(json_array_size(keys), b->n_roots + b->n_jwt_keys);
+	first = json_array_get(keys, 0);
+	CHECK(json_object_get(first, "x5c") && !json_object_get(first, "use"));
+	CHECK(json_object_get(json_array_get(keys, b->n_roots), "kid"));
+	json_decref(doc);
+}
+
 static void test_json_limits(void)
 {
 	AUTO_BUF struct buf text = BUF_INIT;
@@ -249,5 +268,5 @@ static void test_proto(void)
 	spire__api__types__bundle__free_unpacked(m, NULL);
 }
 
-TEST_MAIN(TEST(test_values), TEST(test_json), TEST(test_jwks), TEST(test_json_leniency),
-	TEST(test_json_limits), TEST(test_pem), TEST(test_proto))
+TEST_MAIN(TEST(test_values), TEST(test_json), TEST(test_jwks), TEST(test_jwks_all),
+	TEST(test_json_leniency), TEST(test_json_limits), TEST(test_pem), TEST(test_proto))
