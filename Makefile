@@ -87,7 +87,7 @@ fuzz_replay := $(fuzzers:tests/fuzz/%.c=$(O)/tests/fuzz/%)
 bench_bin   := $(patsubst tests/bench/%.c,$(O)/tests/bench/%,$(sort $(wildcard tests/bench/*.c)))
 tool_bin    := $(patsubst tests/tools/%.c,$(O)/tests/tools/%,$(sort $(wildcard tests/tools/*.c)))
 
-.PHONY: all help deps check unit replay threads integration interop lint format install demo bench fuzz clean programs tools docs images
+.PHONY: all help deps check unit replay threads integration interop lint format install demo bench fuzz clean programs tools docs images kube e2e-k8s
 
 all: deps
 	$(Q)$(MAKE) --no-print-directory programs
@@ -97,6 +97,8 @@ help:
 	@echo 'make demo       builds, then shows a server, an agent and workloads at work, in under a minute'
 	@echo 'make check      every test that needs no foreign build: unit, fuzz corpus, configuration, integration, clients'
 	@echo 'make interop    the unmodified SPIRE agent against our server (its first build takes minutes)'
+	@echo 'make kube       what make check skips as long as there is no kube-apiserver: builds one first (minutes)'
+	@echo 'make e2e-k8s    a whole Kubernetes node in a box with deploy/k8s on it (root; its first build takes minutes)'
 	@echo 'make lint       format, module walls, cppcheck, clang-tidy, shellcheck, manual pages'
 	@echo 'make format     lets clang-format have its way'
 	@echo 'make bench      figures, one a line; SPIRE_BIN=folder compares with SPIRE in the same run'
@@ -217,6 +219,18 @@ check:
 	$(Q)deploy/deps.sh build test
 	$(Q)deploy/wolfssl.sh >/dev/null
 	$(Q)tests/run suite check $(MAKE) --no-print-directory
+
+# What `integration` skips as long as no kube-apiserver was built: this builds it, once (some 5 minutes).
+kube:
+	$(Q)deploy/deps.sh build test kube
+	$(Q)tests/e2e/kube-build kube-apiserver kubectl >/dev/null
+	$(Q)$(MAKE) --no-print-directory programs tools
+	$(Q)O=$(O) tests/run script $(shell grep -l e2e/kube.inc tests/integration/*.sh)
+
+e2e-k8s:
+	$(Q)deploy/deps.sh build test e2e
+	$(Q)$(MAKE) --no-print-directory images
+	$(Q)O=$(O) tests/e2e/run
 
 interop:
 	$(Q)deploy/deps.sh build test

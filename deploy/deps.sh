@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the build (or the tests, or the lint) needs on Debian 12, by package name, if it is missing.
-#   deploy/deps.sh build|test|lint|fuzz|kube|images …
+#   deploy/deps.sh build|test|lint|fuzz|kube|e2e|images …
 # Without root and without password-free sudo it says which packages to install and fails.
 set -eu
 
@@ -10,7 +10,8 @@ build="gcc g++ make pkg-config git ca-certificates curl autoconf automake libtoo
 test="openssl openssh-client sqlite3 python3 iproute2 procps psmisc mandoc jq"
 lint="clang clang-format clang-tidy cppcheck python3 python3-yaml shellcheck"
 fuzz="clang libclang-rt-14-dev"
-kube="etcd-server containerd runc busybox-static iptables containernetworking-plugins"
+kube="etcd-server"
+e2e="etcd-server containerd runc busybox-static iptables containernetworking-plugins"
 images="binutils ca-certificates python3"
 
 want=
@@ -21,8 +22,9 @@ for group in "$@"; do
 	lint) want="$want $lint" ;;
 	fuzz) want="$want $fuzz" ;;
 	kube) want="$want $kube" ;;
+	e2e) want="$want $e2e" ;;
 	images) want="$want $images" ;;
-	*) echo "deps.sh: no such group: $group (build, test, lint, fuzz, kube, images)" >&2; exit 2 ;;
+	*) echo "deps.sh: no such group: $group (build, test, lint, fuzz, kube, e2e, images)" >&2; exit 2 ;;
 	esac
 done
 missing=
