@@ -80,6 +80,14 @@ void workload_free(struct workload *w)
 	free(w);
 }
 
+void *workload_state(const struct workload *w, const struct attestor *t)
+{
+	for (size_t i = 0; i < w->n_rows; i++)
+		if (w->rows[i].type == t)
+			return w->rows[i].state;
+	return NULL;
+}
+
 /* ---- one attestation ---- */
 
 struct part {

@@ -99,6 +99,9 @@ extern const struct attestor workload_unix, workload_docker, workload_systemd;
 int workload_add(struct workload *w, const struct attestor *t, const struct agent_options *o,
 	struct err *e) MUST_USE;
 
+/* The state of one that is enabled; else NULL. */
+void *workload_state(const struct workload *w, const struct attestor *t);
+
 /* The common beginning of those that look for a container, as `attest` returns it: ATTEST_WAITS
  * when ret->container is known; ATTEST_DONE when there is none or ret->err says why not. */
 enum attest_next attest_container(

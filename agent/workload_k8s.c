@@ -1,14 +1,7 @@
-#include "agent/workload_k8s.h"
-
 #include <stdlib.h>
 
+#include "agent/workload_k8s_internal.h"
 #include "lib/log.h"
-
-struct k8s {
-	struct loop *loop;
-	const struct k8s_options *o;
-	struct kubelet *kubelet; /* NULL: disable_kubelet_client */
-};
 
 static bool k8s_enabled(const struct agent_options *o)
 {
@@ -20,6 +13,9 @@ static void k8s_close(void *state)
 	struct k8s *k = state;
 
 	kubelet_free(k->kubelet);
+	k8s_labels_close(k);
+	k8s_resources_free(k->resources);
+	kube_free(k->kube);
 	free(k);
 }
 
@@ -29,11 +25,8 @@ static int k8s_open(struct loop *l, const struct agent_options *o, void **ret, s
 
 	k->loop = l;
 	k->o = &o->k8s;
-	if (k->o->enable_namespace_labels) {
-		k8s_close(k);
-		return err_set(e, ERR_UNIMPLEMENTED,
-			"enable_namespace_labels is not part of this version yet");
-	}
+	k->namespaces = map_new();
+	k->resources = map_new();
 	if (!k->o->disable_kubelet_client && kubelet_new(l, k->o, &k->kubelet, e)) {
 		k8s_close(k);
 		return e->code = ERR_INVALID; /* of the configuration, as SPIRE has it */
@@ -70,6 +63,7 @@ static enum attest_next k8s_attest(
 	int want = CONTAINER_POD;
 	const struct pod_item *container;
 	const struct pod *p;
+	const json_t *labels = NULL;
 	struct kubelet_want w;
 	enum attest_next next;
 
@@ -88,9 +82,12 @@ static enum attest_next k8s_attest(
 		return next;
 	w = want_of(k, c, ret);
 	p = kubelet_known(k->kubelet, &w, &container);
-	if (!p)
+	if (!p || (k->o->enable_namespace_labels &&
+			  !k8s_labels_known(k, pod_text(p, p->namespace), &labels)))
 		return ATTEST_WAITS;
 	add_selectors(k, p, container, ret);
+	if (labels)
+		k8s_labels_add(labels, &ret->selectors);
 	return ATTEST_DONE;
 }
 
@@ -100,6 +97,8 @@ struct k8s_op {
 	void (*done)(void *arg);
 	void *arg;
 	struct kubelet_wait *wait;
+	char *namespace; /* whose labels are wanted */
+	struct k8s_labels_wait *labels;
 };
 
 static void on_found(void *arg, const struct pod *p, const struct pod_item *container)
@@ -107,6 +106,8 @@ static void on_found(void *arg, const struct pod *p, const struct pod_item *cont
 	struct k8s_op *op = arg;
 
 	add_selectors(op->k, p, container, op->f);
+	if (op->k->o->enable_namespace_labels)
+		op->namespace = xstrdup(pod_text(p, p->namespace));
 }
 
 static void op_done(struct k8s_op *op)
@@ -114,8 +115,32 @@ static void op_done(struct k8s_op *op)
 	void (*done)(void *arg) = op->done;
 	void *arg = op->arg;
 
+	free(op->namespace);
 	free(op);
 	done(arg);
+}
+
+static void on_labels(void *arg, const struct err *e, const json_t *labels)
+{
+	struct k8s_op *op = arg;
+
+	op->labels = NULL;
+	op->f->err = *e;
+	if (!e->code)
+		k8s_labels_add(labels, &op->f->selectors);
+	op_done(op);
+}
+
+static void get_labels(struct k8s_op *op)
+{
+	AUTO(free) char *namespace = op->namespace;
+	struct k8s_labels_wait *w;
+
+	/* It may be over, and gone, before this returns. */
+	op->namespace = NULL;
+	w = k8s_labels_get(op->k, namespace, on_labels, op);
+	if (w)
+		op->labels = w;
 }
 
 static void on_waited(void *arg, const struct err *e, const char *waited)
@@ -130,7 +155,10 @@ static void on_waited(void *arg, const struct err *e, const char *waited)
 		log_event(LOG_WARN, "workload_k8s", "Container id not found; giving up", "pod_uid",
 			f->container.pod_uid, "container_id", f->container.id, "error", e->msg,
 			NULL);
-	op_done(op);
+	if (!e->code && op->namespace)
+		get_labels(op);
+	else
+		op_done(op);
 }
 
 static void *k8s_start(void *state, const struct caller *c, struct finding *ret,
@@ -153,6 +181,8 @@ static void k8s_cancel(void *arg)
 
 	if (op->wait)
 		op->f->waited_for = kubelet_cancel(op->wait);
+	k8s_labels_cancel(op->labels);
+	free(op->namespace);
 	free(op);
 }
 
