@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "agent/attest.h"
+#include "agent/broker.h"
 #include "agent/cmd.h"
 #include "lib/descriptors.h"
 #include "lib/log.h"
@@ -145,6 +146,11 @@ static void admin_conn(void *arg, int fd, struct peer *peer)
 	rpc_server_conn(a->admin_rpc, fd, peer);
 }
 
+static struct bytes reflected(void)
+{
+	return bytes_of(descriptors, (size_t)((uintptr_t)descriptors_end - (uintptr_t)descriptors));
+}
+
 static int open_public(struct agent *a, struct err *e)
 {
 	bool envoy = !a->o->disable_sds_api;
@@ -164,9 +170,8 @@ static int open_public(struct agent *a, struct err *e)
 	AUTO(free) char *dir = NULL;
 	int r;
 
-	ro.reflection_descriptors = descriptors;
-	ro.reflection_descriptors_len =
-		(size_t)((uintptr_t)descriptors_end - (uintptr_t)descriptors);
+	ro.reflection_descriptors = (const char *)reflected().p;
+	ro.reflection_descriptors_len = reflected().n;
 	r = rpc_server_new(a->loop, &ro, &a->public_rpc, e);
 	if (r)
 		return r;
@@ -218,6 +223,22 @@ static int open_admin(struct agent *a, struct err *e)
 	log_event(LOG_INFO, "endpoints", "Starting admin API", "address", a->o->admin_socket_path,
 		NULL);
 	return 0;
+}
+
+static struct tls_ctx *serving_tls(void *arg)
+{
+	struct agent *a = arg;
+
+	return sync_serving_tls(a->sync);
+}
+
+static int open_broker(struct agent *a, struct err *e)
+{
+	struct broker_options b = {
+		.api = &a->api, .descriptors = reflected(), .tls = serving_tls, .tls_arg = a
+	};
+
+	return broker_open(&b, &a->broker, e);
 }
 
 /* ---- HTTP: health and metrics ---- */
@@ -290,7 +311,9 @@ static void all_closed(void *arg)
 		rpc_server_free(a->public_rpc);
 	if (a->admin_rpc)
 		rpc_server_free(a->admin_rpc);
+	broker_free(a->broker);
 	a->public_rpc = a->admin_rpc = NULL;
+	a->broker = NULL;
 }
 
 static void part_closed(void *arg)
@@ -323,6 +346,10 @@ static void stop(struct agent *a)
 	if (a->admin_rpc) {
 		a->closing++;
 		rpc_server_stop(a->admin_rpc, STOP_GRACE_MS, part_closed, a);
+	}
+	if (a->broker) {
+		a->closing++;
+		broker_close(a->broker, STOP_GRACE_MS, part_closed, a);
 	}
 	if (a->public_door) {
 		a->closing++;
@@ -373,7 +400,7 @@ static void on_ready(void *arg)
 
 	if (a->stopping)
 		return;
-	if (open_public(a, &e))
+	if (open_public(a, &e) || open_broker(a, &e))
 		on_fatal(a, e.msg);
 	else
 		trim_memory();

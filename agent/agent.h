@@ -21,6 +21,7 @@ struct agent {
 	struct reload *reload;
 	struct rpc_server *public_rpc, *admin_rpc;
 	struct door *public_door, *admin_door;
+	struct broker *broker; /* NULL: off */
 	struct http_server *health, *metrics;
 	bool stopping;
 	int exit_code;

@@ -28,12 +28,14 @@ struct api {
 void api_workload_add(struct rpc_server *s, struct api *a);
 void api_sds_add(struct rpc_server *s, struct api *a);
 void api_delegated_add(struct rpc_server *s, struct api *a);
+void api_broker_add(struct rpc_server *s, struct api *a);
 void api_health_add(struct rpc_server *s, struct api *a);
 void api_admin_add(struct rpc_server *s, struct api *a);
 
 /* Hooks of the servers; arg: struct api. */
 bool api_public_authorize(void *arg, struct rpc_call *c, const char *method);
 bool api_admin_authorize(void *arg, struct rpc_call *c, const char *method);
+bool api_broker_authorize(void *arg, struct rpc_call *c, const char *method);
 void api_finished(void *arg, struct rpc_call *c, const char *method, int code, const char *message,
 	int64_t elapsed_ns);
 

@@ -97,7 +97,7 @@ static void check_rebootstrap(struct config *c, const struct agent_options *o)
 		config_problem(c, "agent.rebootstrap_delay", "must not be negative");
 }
 
-static char *absolute(const char *path)
+char *options_absolute(const char *path)
 {
 	AUTO(free) char *cwd = NULL;
 
@@ -109,13 +109,13 @@ static char *absolute(const char *path)
 
 static void check_sockets(struct config *c, const struct agent_options *o)
 {
-	AUTO(free) char *public = absolute(o->socket_path);
+	AUTO(free) char *public = options_absolute(o->socket_path);
 	AUTO(free) char *admin = NULL;
 	size_t folder = (size_t)(strrchr(public, '/') - public) + 1;
 
 	if (!o->admin_socket_path || (o->disable_workload_api && o->disable_sds_api))
 		return;
-	admin = absolute(o->admin_socket_path);
+	admin = options_absolute(o->admin_socket_path);
 	if (strncmp(admin, public, folder) == 0)
 		config_problem(c, "agent.admin_socket_path",
 			"admin socket cannot be in the same directory or a subdirectory as that "
@@ -278,6 +278,7 @@ static void check(struct config *c, struct agent_file *f)
 	check_attestors(c, &f->o);
 	check_keymgr(c, f);
 	options_k8s(c, f);
+	options_broker(c, f);
 }
 
 static void override(struct config *c, const struct agent_flags *f)
@@ -341,6 +342,7 @@ int agent_options_load(
 	}
 	config_take_warnings(&c, &file.o.daemon.warnings);
 	free(file.k8s_brokers.v);
+	free(file.brokers.v);
 	config_deinit(&c);
 	if (r)
 		agent_options_deinit(&file.o);
@@ -355,6 +357,7 @@ void agent_options_deinit(struct agent_options *o)
 
 	config_free_values(agent_option_table, &f);
 	options_k8s_deinit(&o->k8s);
+	options_broker_deinit(o);
 	strings_deinit(&o->daemon.warnings);
 	*o = (struct agent_options){ 0 };
 }

@@ -40,6 +40,18 @@ struct k8s_options {
 	size_t n_brokers;
 };
 
+/* Who may use the Broker API, and which references in it. */
+enum { BROKER_TYPES_MAX = 100 };
+struct broker_reference {
+	char *type_url; /* "*": any */
+	bool over_tcp;  /* also from other hosts */
+};
+struct broker_peer {
+	char *id; /* SPIFFE ID */
+	struct broker_reference *types;
+	size_t n_types;
+};
+
 struct agent_options {
 	char *trust_domain;
 	char *server_address;
@@ -68,6 +80,14 @@ struct agent_options {
 	char *sds_svid_name, *sds_bundle_name, *sds_all_bundles_name;
 	bool sds_plain_ca;            /* roots without Envoy's SPIFFE validator */
 	struct strings log_selectors; /* "type" or "type:value" prefixes that may stand in logs */
+
+	/* experimental.broker */
+	bool has_broker;
+	char *broker_socket_path, *broker_bind_address; /* NULL: not there */
+	char *broker_host;                              /* of the latter */
+	int broker_port;
+	struct broker_peer *brokers;
+	size_t n_brokers;
 
 	/* plugins */
 	bool keymgr_memory;
@@ -113,5 +133,10 @@ void agent_options_deinit(struct agent_options *o);
 void agent_options_print(const struct agent_options *o, struct buf *ret);
 /* Every key, for docs/CONFIG. */
 void agent_options_describe(struct buf *ret);
+
+/* NULL: none of that ID, or not of that type. */
+const struct broker_peer *options_broker_find(const struct agent_options *o, const char *id);
+const struct broker_reference *options_broker_reference(
+	const struct broker_peer *b, const char *type_url);
 
 #endif

@@ -9,7 +9,7 @@
 struct agent_file {
 	struct agent_options o; /* first: the table's offsets count from here */
 	bool has_plugins, has_keymgr_memory, has_keymgr_disk;
-	struct config_blocks k8s_brokers;
+	struct config_blocks k8s_brokers, brokers;
 };
 
 extern const struct config_option agent_option_table[];
@@ -17,5 +17,12 @@ extern const struct config_option agent_option_table[];
 /* WorkloadAttestor "k8s": what the table cannot say. */
 void options_k8s(struct config *c, struct agent_file *f);
 void options_k8s_deinit(struct k8s_options *o);
+
+/* experimental.broker. */
+void options_broker(struct config *c, struct agent_file *f);
+void options_broker_deinit(struct agent_options *o);
+
+/* Caller frees. */
+char *options_absolute(const char *path);
 
 #endif

@@ -101,6 +101,31 @@ static int dial(void *arg, struct dial_options *d, struct err *e)
 	return 0;
 }
 
+struct tls_ctx *sync_serving_tls(struct sync *s)
+{
+	struct tls_options t = { .server = true,
+		.chain = &s->data.svid,
+		.key = s->key,
+		.client_cert = TLS_CLIENT_CERT_REQUIRED,
+		.alpn = "h2",
+		.require_pq = s->o.options->require_pq_kem };
+	struct tls_ctx *fresh;
+	struct err e = ERR_INIT;
+
+	if (s->key && s->data.svid.n && (!s->serving || s->serving_generation != s->generation)) {
+		if (tls_ctx_new(&t, &fresh, &e)) {
+			log_event(LOG_ERROR, "agent", "The agent's SVID cannot be used", "error",
+				e.msg, NULL);
+		} else {
+			if (s->serving)
+				tls_ctx_unref(s->serving);
+			s->serving = fresh;
+			s->serving_generation = s->generation;
+		}
+	}
+	return s->serving ? tls_ctx_ref(s->serving) : NULL;
+}
+
 /* There is a new identity: from here on calls are made with it. */
 void sync_online(struct sync *s)
 {
@@ -307,6 +332,8 @@ void sync_free(struct sync *s)
 	loop_timer_free(s->sign_timer);
 	if (s->tls)
 		tls_ctx_unref(s->tls);
+	if (s->serving)
+		tls_ctx_unref(s->serving);
 	key_unref(s->key);
 	key_unref(s->new_key);
 	agent_data_deinit(&s->data);

@@ -48,6 +48,10 @@ void sync_start(struct sync *s);
 void sync_stop(struct sync *s);
 void sync_free(struct sync *s);
 
+/* A TLS server's context by the agent's own SVID, for brokers, who must show one too: a new
+ * reference; NULL when there is none (yet). */
+struct tls_ctx *sync_serving_tls(struct sync *s);
+
 void sync_state(const struct sync *s, struct sync_state *ret);
 
 /* For the cache and the JWT cache. */

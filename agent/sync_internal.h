@@ -30,6 +30,8 @@ struct sync {
 	struct key *key;        /* of data.svid; NULL: none */
 	char *key_name;         /* its slot, or the slot that opened the sealed store */
 	struct tls_ctx *tls;
+	struct tls_ctx *serving; /* made when wanted, of that generation */
+	unsigned serving_generation;
 	struct server_trust trust;
 	struct rpc_client *client;
 	unsigned generation; /* grows with each new identity */

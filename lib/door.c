@@ -240,8 +240,11 @@ bool door_conn_proxied(struct door *d, struct conn *c, const char *address)
 struct tls_conn *door_tls(struct door *d)
 {
 	struct tls_ctx *ctx = d->o.tls(d->o.arg);
-	struct tls_conn *t = tls_conn_new(ctx, NULL, d->o.verify, d->o.arg);
+	struct tls_conn *t;
 
+	if (!ctx)
+		return NULL;
+	t = tls_conn_new(ctx, NULL, d->o.verify, d->o.arg);
 	tls_ctx_unref(ctx);
 	return t;
 }

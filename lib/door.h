@@ -71,8 +71,8 @@ struct door_options {
 	unsigned unix_mode;
 	const char *tcp_host;
 	int tcp_port; /* 0: any free port, see door_port() */
-	/* TLS, for TCP: gives the context for a new connection (a new reference), and judges the
-	 * client's chain. */
+	/* TLS: gives the context for a new connection (a new reference; NULL: none yet, and the
+	 * connection ends), and judges the client's chain. */
 	struct tls_ctx *(*tls)(void *arg);
 	tls_verify_fn
 		*verify; /* as tls_conn_new; on success the door reads the id by x509_svid_id() */

@@ -255,7 +255,7 @@ bool door_conn_speaks(struct door *d, struct conn *c, size_t before, struct byte
 /* The balancer said who the client is: from now on it counts for that address. False: no room. */
 bool door_conn_proxied(struct door *d, struct conn *c, const char *address);
 bool door_closing(const struct door *d);
-struct tls_conn *door_tls(struct door *d);
+struct tls_conn *door_tls(struct door *d); /* NULL: no certificate yet */
 /* The handshake is complete: who is it? False: nobody, the connection is to be ended. */
 bool door_tls_established(struct door *d, struct conn *c);
 struct door_stats *door_counts(struct door *d);

@@ -604,6 +604,11 @@ static bool handshake_input(struct conn *c)
 	}
 	if (!c->tls)
 		c->tls = door_tls(c->door);
+	if (!c->tls) {
+		err_set(&e, ERR_UNAVAILABLE, "there is no certificate to serve with yet");
+		handshake_failed(c, &e);
+		return false;
+	}
 	tls_feed(c->tls, bytes_of(c->hub->in, (size_t)n));
 	return true;
 }

@@ -32,7 +32,7 @@ import (
 
 func main() {
 	if len(os.Args) < 3 {
-		fatal(errors.New("usage: clients mtls|jwt|federated|none|bundles|watch|first|once|time|server|client SOCKET …"))
+		fatal(errors.New("usage: clients mtls|jwt|federated|none|bundles|watch|first|once|time|server|client|broker SOCKET …"))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
@@ -70,6 +70,8 @@ func main() {
 	case "client":
 		n, _ := strconv.Atoi(os.Args[5])
 		err = client(ctx, addr, os.Args[3], spiffeid.RequireFromString(os.Args[4]), n)
+	case "broker":
+		err = askBroker(ctx, addr, os.Args[3:])
 	default:
 		err = fmt.Errorf("no such mode: %s", os.Args[1])
 	}
