@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include "agent/workload_k8s.h"
 #include "agent/workload_reference.h"
 #include "google/rpc/error_details.pb-c.h"
 #include "spiffe/broker/broker.pb-c.h"
@@ -341,6 +342,60 @@ static void test_references(void)
 	teardown();
 }
 
+/* With the attestor for it: a pid may go on without what the pod would add. */
+static void test_kubernetes(void)
+{
+	static char id[] = ME;
+	static struct k8s_broker me[] = { { .id = id } };
+	Spiffe__Broker__KubernetesObjectReference m =
+		SPIFFE__BROKER__KUBERNETES_OBJECT_REFERENCE__INIT;
+	uint8_t packed[64];
+	struct rpc_stream *s;
+	struct err e;
+
+	setup(ME);
+	rig.o.k8s = (struct k8s_options){ .on = true,
+		.kubelet_read_only_port = 1,
+		.max_poll_attempts = 1,
+		.poll_retry_interval_ns = NS_PER_SEC,
+		.reload_interval_ns = NS_PER_SEC,
+		.use_new_container_locator = true };
+	CHECK_OK(workload_add(rig.api.workload, &workload_k8s, &rig.o, &e));
+	put_entry(&rig, "e1", "work", own_uid());
+	s = ask_x509(REFERENCE_PID, pid_reference(getpid()));
+	wait_for(1);
+	CHECK_INT(seen.svids, 1);
+	end(s);
+	ask_x509(REFERENCE_OBJECT, bytes_str(""));
+	check_refused(ERR_INTERNAL,
+		"workload attestor \"k8s\" failed: rpc error: code = Internal desc = "
+		"workloadattestor(k8s): broker configuration missing");
+	rig.o.k8s.has_broker = true;
+	ask_x509(REFERENCE_OBJECT, bytes_of("\xff", 1));
+	check_refused(ERR_DENIED,
+		"workload attestor \"k8s\" failed: rpc error: code = PermissionDenied desc = "
+		"workloadattestor(k8s): broker \"" ME "\" is not configured");
+	rig.o.k8s.brokers = me;
+	rig.o.k8s.n_brokers = 1;
+	rig.o.k8s.broker_access_policy = (char[]){ "permissive" };
+	m.uid = (char[]){ "u1" };
+	ask_x509(REFERENCE_OBJECT,
+		bytes_of(packed, spiffe__broker__kubernetes_object_reference__pack(&m, packed)));
+	check_refused(ERR_INVALID,
+		"workload attestor \"k8s\" failed: rpc error: code = InvalidArgument desc = "
+		"workloadattestor(k8s): object reference is missing type");
+	rig.o.brokers[0].types[2].over_tcp = true;
+	ask_x509("type.googleapis.com/x.Local", bytes_str(""));
+	check_refused(ERR_INVALID,
+		"workload attestor \"k8s\" failed: rpc error: code = InvalidArgument desc = "
+		"workloadattestor(k8s): unsupported reference type: type.googleapis.com/x.Local");
+	s = ask_x509(REFERENCE_PID, pid_reference(getpid()));
+	wait_for(1);
+	CHECK_INT(seen.svids, 1);
+	end(s);
+	teardown();
+}
+
 /* ---- what is given ---- */
 
 static void test_x509(void)
@@ -463,4 +518,4 @@ static void test_jwt(void)
 }
 
 TEST_MAIN(TEST(test_strangers), TEST(test_no_certificate), TEST(test_header), TEST(test_references),
-	TEST(test_x509), TEST(test_ends_with_process), TEST(test_jwt))
+	TEST(test_kubernetes), TEST(test_x509), TEST(test_ends_with_process), TEST(test_jwt))
