@@ -205,6 +205,7 @@ static void check(struct config *c, struct server_file *f)
 	check_database(c, &f->o);
 	options_check_federation(c, f);
 	options_check_oidc(c, &f->o);
+	options_check_controller(c, f);
 	if (f->has_plugins && !f->o.attest_join_token && !f->o.attest_x509pop &&
 		!f->o.attest_sshpop && !f->o.attest_http_challenge && !f->o.attest_psat &&
 		!c->n_problems)
@@ -286,6 +287,7 @@ void server_options_print(const struct server_options *o, struct buf *ret)
 	struct server_file f = { .o = *o,
 		.has_plugins = true,
 		.has_ca_subject = true,
+		.has_reconcile = o->controller.enabled,
 		.has_profile = true,
 		.has_web = o->bundle_endpoint_web,
 		.has_web_cert = o->bundle_endpoint_web,

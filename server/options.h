@@ -39,6 +39,24 @@ struct publish_target {
 	int64_t refresh_hint_s; /* 0: the bundle's own */
 };
 
+/* The Kubernetes controller: the keys of spire-controller-manager's configuration. */
+struct server_controller {
+	bool enabled;
+	char *kubeconfig_path, *kubeconfig_context; /* NULL: the pod's own account */
+	char *cluster_name;
+	char *cluster_domain; /* NULL: by /etc/resolv.conf */
+	char *class_name;     /* NULL: objects without a class */
+	bool watch_classless;
+	struct strings ignore_namespaces;                /* regular expressions */
+	char *parent_id_template;                        /* NULL: of k8s_psat */
+	char *entry_id_prefix, *entry_id_prefix_cleanup; /* without the dot */
+	int64_t gc_interval_ns;
+	bool spiffe_ids, static_entries, federated;
+	bool leader_elect;
+	char *lease_name, *lease_namespace;
+	int64_t lease_duration_ns, renew_deadline_ns, retry_period_ns;
+};
+
 struct server_options {
 	char *trust_domain; /* bare name */
 	char *bind_address;
@@ -123,6 +141,8 @@ struct server_options {
 	char *upstream_server_address;
 	int upstream_server_port;
 	char *upstream_workload_api_socket;
+
+	struct server_controller controller;
 
 	/* What they were read with, borrowed, to read them again; NULL: they are not. */
 	const struct server_flags *flags;

@@ -15,6 +15,7 @@ struct server_file {
 	char *notify_namespace, *notify_config_map, *notify_key, *notify_kubeconfig;
 	bool has_profile, has_spiffe, has_web, has_web_cert;
 	bool has_plugins, has_keymgr_memory, has_keymgr_disk, has_ca_subject;
+	bool has_reconcile;
 };
 
 /* options_federation.c: the blocks server.federation and server.oidc. */
@@ -31,6 +32,9 @@ void options_check_http_challenge(struct config *c, struct server_options *o);
 void options_check_k8s(struct config *c, struct server_file *f);
 void options_free_k8s(struct server_options *o);
 void options_print_k8s(const struct server_options *o, struct buf *ret);
+
+/* options_controller.c: the block controller. */
+void options_check_controller(struct config *c, struct server_file *f);
 
 extern const struct config_option server_option_table[];
 

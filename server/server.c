@@ -20,6 +20,7 @@
 #include "lib/log.h"
 #include "server/bundle_endpoint.h"
 #include "server/cmd.h"
+#include "server/controller.h"
 #include "server/federation.h"
 #include "server/oidc.h"
 #include "server/publisher.h"
@@ -46,6 +47,7 @@ struct server {
 	struct bundle_endpoint *bundle_endpoint;
 	struct oidc *oidc;
 	struct publisher *publisher;
+	struct controller *controller; /* NULL: not configured */
 	struct reload *reload;
 	struct api api;
 	struct face faces[FACES];
@@ -122,13 +124,14 @@ static void on_entry(void *arg, uint64_t change, const char *id, const struct en
 	struct server *s = arg;
 
 	entries_set_change(s->api.entries, change);
-	if (!en) {
+	if (en)
+		entries_put(s->api.entries, en);
+	else
 		entries_remove(s->api.entries, id);
-		return;
-	}
-	entries_put(s->api.entries, en);
-	if (s->prune)
+	if (en && s->prune)
 		prune_note(s->prune, en->expires_at);
+	if (s->controller)
+		controller_entry(s->controller, id, en);
 }
 
 static void on_node(void *arg, uint64_t change, const char *spiffe_id, const struct node *n)
@@ -166,6 +169,8 @@ static void on_bundle(void *arg, uint64_t change, const char *trust_domain, stru
 		sync_hub_bundle_changed(s->api.sync, trust_domain);
 	if (b && s->api.federation)
 		federation_bundle_changed(s->api.federation, trust_domain);
+	if (b && s->controller)
+		controller_bundle(s->controller);
 }
 
 static void on_relationship(
@@ -176,6 +181,8 @@ static void on_relationship(
 	entries_set_change(s->api.entries, change);
 	if (s->api.federation)
 		federation_changed(s->api.federation, trust_domain, r);
+	if (s->controller)
+		controller_relationship(s->controller);
 }
 
 /* ---- doors ---- */
@@ -381,6 +388,10 @@ static void stop(struct server *s, int exit_code)
 		federation_stop(s->api.federation);
 	publisher_free(s->publisher);
 	s->publisher = NULL;
+	if (s->controller) {
+		s->closing++;
+		controller_stop(s->controller, closed_one, s);
+	}
 	for (size_t i = 0; i < FACES; i++) {
 		struct face *f = &s->faces[i];
 
@@ -454,6 +465,8 @@ static void on_svid(void *arg)
 	federation_start(s->api.federation);
 	s->publisher = publisher_new(s->loop, s->o);
 	publisher_bundle_changed(s->publisher, api_bundle(&s->api, s->o->trust_domain));
+	if (s->controller)
+		controller_start(s->controller);
 	log_event(LOG_INFO, "server", "ready", "entries",
 		log_fmt("%zu", entries_count(s->api.entries)), "agents",
 		log_fmt("%zu", entries_count_nodes(s->api.entries)), NULL);
@@ -625,6 +638,11 @@ static int start_api(struct server *s, struct err *e)
 	return attest_new(&to, &s->api.attest, e);
 }
 
+static int start_controller(struct server *s, struct err *e)
+{
+	return s->o->controller.enabled ? controller_new(s->o, &s->api, &s->controller, e) : 0;
+}
+
 static int start_http(struct server *s, struct err *e)
 {
 	return server_http_open(s->loop, s->o, &s->api, &s->http, e);
@@ -639,6 +657,7 @@ static const struct {
 	{ "store", start_store },
 	{ "authorities", start_ca },
 	{ "API", start_api },
+	{ "controller", start_controller },
 	{ "HTTP", start_http },
 };
 
@@ -663,6 +682,8 @@ static void teardown(struct server *s)
 	for (size_t i = 0; i < FACES; i++)
 		rpc_server_free(s->faces[i].rpc);
 	loop_drain(s->loop);
+	controller_free(s->controller);
+	s->controller = NULL;
 	sync_hub_free(s->api.sync);
 	s->api.sync = NULL;
 	server_svid_free(s->api.svid);

@@ -90,6 +90,8 @@ struct store_result {
 	struct entry entry; /* as stored (create, update), the existing one, the deleted one */
 };
 
+/* A UUID, version 4 (RFC 9562 5.4), as entries get for an id. */
+void entry_new_id(char ret[37]);
 /* create: the id "" (or NULL) gets a UUID; ERR_EXISTS "similar entry already exists" (same
  * spiffe_id, parent, selectors in any order: entry is the existing one), or the id is taken, or a
  * selector or DNS name is given twice. Selectors and names keep the order given. federates_with

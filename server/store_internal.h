@@ -125,8 +125,6 @@ void selectors_pack(const struct selectors *s, struct buf *ret);
 void entry_identity(
 	const struct entry *en, const char *salt, struct buf *scratch, uint8_t ret[STORE_IDENTITY]);
 bool selectors_repeat(const struct selectors *s); /* is one in it twice? */
-/* A UUID, version 4 (RFC 9562 5.4). */
-void entry_new_id(char ret[37]);
 
 /* Reads what entry_pack wrote, without an allocation for each string: all point into `text`. Valid
  * until the next use of the struct. */
