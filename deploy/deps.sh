@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the build (or the tests, or the lint) needs on Debian 12, by package name, if it is missing.
-#   deploy/deps.sh build|test|lint|fuzz|kube|e2e|images …
+#   deploy/deps.sh build|test|containers|lint|fuzz|kube|e2e|images …
 # Without root and without password-free sudo it says which packages to install and fails.
 set -eu
 
@@ -8,6 +8,7 @@ build="gcc g++ make pkg-config git ca-certificates curl autoconf automake libtoo
  protobuf-compiler libprotobuf-dev libuv1-dev libsqlite3-dev libjansson-dev libhttp-parser-dev libyaml-dev libabsl-dev libre2-dev libc-ares-dev
  zlib1g-dev libdbus-1-dev"
 test="openssl openssh-client sqlite3 python3 iproute2 procps psmisc mandoc jq"
+containers="docker.io runc podman busybox-static dbus python3-jeepney"
 lint="clang clang-format clang-tidy cppcheck python3 python3-yaml shellcheck"
 fuzz="clang libclang-rt-14-dev"
 kube="etcd-server"
@@ -19,6 +20,7 @@ for group in "$@"; do
 	case $group in
 	build) want="$want $build" ;;
 	test) want="$want $test" ;;
+	containers) want="$want $containers" ;;
 	lint) want="$want $lint" ;;
 	fuzz) want="$want $fuzz" ;;
 	kube) want="$want $kube" ;;
