@@ -25,8 +25,9 @@
 
 enum {
 	KNOWN_MAX = 1000,
-	SWEEP_S = 10, /* how often those remembered are looked through, at most */
-	TRIES = 4,    /* to inspect a container, as SPIRE's agent does */
+	KNOWN_BYTES_MAX = 64 << 10, /* of one container; more is asked for again */
+	SWEEP_S = 10,               /* how often those remembered are looked through, at most */
+	TRIES = 4,                  /* to inspect a container, as SPIRE's agent does */
 	RETRY_FIRST_MS = 100,
 	REQUEST_TIMEOUT_MS = 5000,
 };
@@ -180,10 +181,22 @@ static void forget_all(struct docker *d)
 	d->known = map_new();
 }
 
+static size_t bytes_in(const struct selectors *s)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < s->n; i++)
+		n += strlen(s->v[i].value);
+	return n;
+}
+
 static void learn(struct docker *d, const struct lookup *l, const struct waiter *w)
 {
-	struct known *k = xcalloc(1, sizeof(*k));
+	struct known *k;
 
+	if (bytes_in(&l->facts.selectors) > KNOWN_BYTES_MAX)
+		return;
+	k = xcalloc(1, sizeof(*k));
 	k->selectors = selectors_dup(&l->facts.selectors);
 	k->pid = w->pid;
 	k->start_time = w->start_time;

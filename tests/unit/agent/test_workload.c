@@ -1,6 +1,8 @@
 #include <grp.h>
 #include <pwd.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 
 #include "agent/workload.h"
 #include "tests/test.h"
@@ -385,6 +387,42 @@ static void test_stop_while_waiting(void)
 	loop_free(l);
 }
 
+/* Without a bus, and with one that says nothing: the others' selectors count, and an end does not
+ * wait for it. */
+static void test_systemd_without_bus(void)
+{
+	struct agent_options o = { .attestor_unix = true, .attestor_systemd = true };
+	AUTO(free) char *path = xasprintf("%s/bus", test_dir());
+	AUTO(free) char *address = xasprintf("unix:path=%s", path);
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	struct loop *l;
+	struct workload *w;
+	struct loop_timer *t;
+	struct err e = ERR_INIT;
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	crypto_init();
+	CHECK(setenv("DBUS_SYSTEM_BUS_ADDRESS", address, 1) == 0);
+	l = loop_new();
+	CHECK_OK(workload_new(l, &o, &w, &e));
+	attest(w, l, NULL, getpid());
+	CHECK_INT(got.err.code, 0);
+	CHECK_CONTAINS(got.part_err.msg,
+		"workload attestor \"systemd\" failed: failed to open dbus connection");
+	CHECK(got.selectors.n > 0);
+	snprintf(a.sun_path, sizeof(a.sun_path), "%s", path);
+	CHECK(bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0 && listen(fd, 5) == 0);
+	t = loop_timer_new(l, stop_it, w);
+	loop_timer_set(t, 20 * 1000000LL);
+	attest(w, l, NULL, getpid());
+	CHECK_INT(got.err.code, ERR_UNAVAILABLE);
+	close(fd); /* so that it need not be waited for */
+	loop_timer_free(t);
+	loop_drain(l);
+	workload_free(w);
+	loop_free(l);
+}
+
 TEST_MAIN(TEST(test_unix_selectors), TEST(test_path_and_hash), TEST(test_ended_caller),
 	TEST(test_no_such_process), TEST(test_waiting), TEST(test_process_ends_while_waiting),
-	TEST(test_stop_while_waiting))
+	TEST(test_stop_while_waiting), TEST(test_systemd_without_bus))

@@ -285,6 +285,23 @@ static void test_engines(void)
 	rig_deinit(&r);
 }
 
+static void test_too_much_to_remember(void)
+{
+	AUTO(free) char *value = xcalloc(1, 70000);
+	struct rig r;
+
+	rig_init(&r);
+	memset(value, 'x', 69999);
+	free(r.container);
+	r.container =
+		xasprintf("{\"Config\":{\"Image\":\"app:1\",\"Labels\":{\"role\":\"%s\"}}}", value);
+	CHECK(attest(&r));
+	CHECK_INT(r.finding.selectors.n, 3);
+	CHECK(attest(&r));
+	CHECK_INT(r.containers, 2);
+	rig_deinit(&r);
+}
+
 /* A container that is not running, and a process whose group only has a container's name. */
 static void test_impostors(void)
 {
@@ -357,4 +374,4 @@ static void test_patterns(void)
 
 TEST_MAIN(TEST(test_selectors), TEST(test_what_is_known_is_dropped), TEST(test_retries),
 	TEST(test_image), TEST(test_engines), TEST(test_impostors),
-	TEST(test_together_and_cancelled), TEST(test_patterns))
+	TEST(test_together_and_cancelled), TEST(test_too_much_to_remember), TEST(test_patterns))
