@@ -56,18 +56,27 @@ may_not() { [ "$(kubectl auth can-i --as "$1" "${@:2}" 2>/dev/null)" != yes ] ||
 
 rights() {
 	need
+	local sa verb what
 	kubectl apply -k "$K8S/base" >/dev/null || return 1
 	may $SERVER_SA create tokenreviews.authentication.k8s.io
 	may $SERVER_SA get pods -A
 	may $SERVER_SA get nodes
 	may $SERVER_SA patch configmaps/assay-bundle -n assay-system
+	local kind
+	for kind in clusterspiffeids clusterstaticentries clusterfederatedtrustdomains; do
+		may $SERVER_SA watch $kind.spire.spiffe.io
+		may $SERVER_SA patch $kind.spire.spiffe.io --subresource status
+		for verb in create update patch delete; do may_not $SERVER_SA $verb $kind.spire.spiffe.io; done
+	done
+	may $SERVER_SA watch pods -A
+	may $SERVER_SA create events -n default
+	may_not $SERVER_SA create events -n assay-system
 	may_not $SERVER_SA patch configmaps/other -n assay-system
 	may_not $SERVER_SA list configmaps -n assay-system
 	may_not $SERVER_SA patch configmaps/assay-bundle -n default
 	may $AGENT_SA get nodes --subresource pods
 	may_not $AGENT_SA get nodes --subresource proxy
 	may_not $AGENT_SA get nodes
-	local sa verb what
 	for sa in $SERVER_SA $AGENT_SA; do
 		for verb in get list create update delete; do
 			may_not $sa $verb secrets -A
@@ -79,6 +88,13 @@ rights() {
 		may_not $sa create serviceaccounts/token -A
 		may_not $sa impersonate users
 	done
+}
+
+objects() {
+	need
+	kubectl apply -k "$K8S/base" >/dev/null || return 1
+	kubectl wait --for condition=Established --timeout 10s crd/clusterspiffeids.spire.spiffe.io >/dev/null || return 1
+	kubectl apply -f "$K8S/examples/clusterspiffeid.yaml" && kubectl get clusterspiffeid
 }
 
 # As the k8s_configmap publisher does it: by apply, whether it is there or not.
@@ -113,6 +129,7 @@ fi
 t 'base and demo overlay are taken' applied
 t 'components' components
 t 'Pod Security: server restricted, agent privileged, workload restricted' pod_security
+t 'the example objects' objects
 t 'rights that suffice, and no others' rights
 t 'the trust bundle is written, and stays' bundle_written
 t 'the node token' node_token
