@@ -162,12 +162,31 @@ static json_t *configmap(const struct target *t)
 		"metadata", "name", t->o->configmap, "namespace", t->o->namespace, "data", data);
 }
 
+static bool same_text(const char *a, const char *b)
+{
+	return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+/* What an apply leaves out of its manager's fields is removed: so a further key of the same
+ * ConfigMap has a manager of its own. */
+static char *field_manager(const struct target *t)
+{
+	for (const struct target *other = t->publisher->targets; other < t; other++)
+		if (same_text(other->o->kubeconfig, t->o->kubeconfig) &&
+			strcmp(other->o->namespace, t->o->namespace) == 0 &&
+			strcmp(other->o->configmap, t->o->configmap) == 0 &&
+			strcmp(other->o->key, t->o->key) != 0)
+			return xasprintf(FIELD_MANAGER "-%.64s", t->o->key);
+	return xstrdup(FIELD_MANAGER);
+}
+
 /* force: whoever changed our key does not keep it. Other keys are none of ours. */
 static void apply(struct target *t)
 {
+	AUTO(free) char *manager = field_manager(t);
 	AUTO(free)
 	char *path = kube_path("/api/v1/namespaces/%s/configmaps/%s?fieldManager=%s&force=true",
-		t->o->namespace, t->o->configmap, FIELD_MANAGER);
+		t->o->namespace, t->o->configmap, manager);
 	struct kube_call_options o = {
 		.method = "PATCH",
 		.path = path,

@@ -14,6 +14,7 @@ static struct server_options options;
 static struct publisher *publisher;
 
 static int applies, refuse;
+static int managers[2]; /* applies by the usual manager, and by the second key's */
 static char last_target[4100], last_text[8192];
 static int version;
 
@@ -34,6 +35,7 @@ static void handle(struct api_request *rq)
 	CHECK_STR(rq->method, "PATCH");
 	CHECK_CONTAINS(rq->head, "Content-Type: application/apply-patch+yaml\r\n");
 	snprintf(last_target, sizeof(last_target), "%s", rq->target);
+	managers[strstr(rq->target, "k8s_configmap-k2&") != NULL]++;
 	o = json_loads(rq->body, 0, NULL);
 	CHECK_STR(json_string_value(json_object_get(o, "kind")), "ConfigMap");
 	json_object_foreach(json_object_get(o, "data"), key, v)
@@ -143,10 +145,12 @@ static void test_changes(void)
 
 	targets[0] = TARGET(PUBLISH_PEM);
 	targets[1] = TARGET(PUBLISH_PEM);
+	targets[1].key = (char *)(uintptr_t) "k2";
 	begin(2);
 	publisher_bundle_changed(publisher, one);
 	run_until(2);
 	nap(50);
+	CHECK(managers[0] == 1 && managers[1] == 1);
 	/* twice at once: the last counts; what is the same already is not sent */
 	publisher_bundle_changed(publisher, two);
 	nap(5);
