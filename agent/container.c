@@ -192,7 +192,9 @@ int container_each_path(
 	while (next_line(&cgroup, &line)) {
 		struct bytes path = line;
 
-		if (!next_field(&path, ':', &id) || !next_field(&path, ':', &controllers))
+		/* No name in a file system has a zero byte. */
+		if (!next_field(&path, ':', &id) || !next_field(&path, ':', &controllers) ||
+			memchr(line.p, '\0', line.n))
 			return err_set(e, ERR_INTERNAL,
 				"unable to obtain cgroups: invalid cgroup entry, not of the form "
 				"id:controllers:path: \"%.*s\"",

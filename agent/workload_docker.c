@@ -15,7 +15,8 @@
  * What an engine says of a container is remembered, since none of it can change: labels,
  * environment and image are set when a container is created, and its id is random and never given
  * away again. A stopped container that is started again has the same. So a fact that is remembered
- * too long costs memory and nothing else; it is dropped once the process that asked last has ended.
+ * too long costs memory and nothing else; it is dropped once the container's first process has
+ * ended or, where that is not to be seen, the process that asked last.
  *
  * The kernel vouches for the name of the caller's control group, but whoever may make groups (root,
  * or a user to whom systemd delegated a subtree) chooses their names. So where the container's own
@@ -49,10 +50,15 @@ struct subject {
 	char *key;
 };
 
+/* One process, for good. */
+struct process {
+	pid_t pid; /* 0: none */
+	uint64_t start_time;
+};
+
 struct known {
 	struct selectors selectors;
-	pid_t pid; /* who asked last */
-	uint64_t start_time;
+	struct process first, asked;
 };
 
 struct lookup {
@@ -63,17 +69,17 @@ struct lookup {
 	struct loop_timer *timer;
 	int tries;
 	struct docker_facts facts;
-	bool by_name;      /* the image was asked for by its name */
-	bool shared;       /* others may wait for it too; else it is answered at once */
-	struct err failed; /* before it began */
+	struct process first; /* of the container */
+	bool by_name;         /* the image was asked for by its name */
+	bool shared;          /* others may wait for it too; else it is answered at once */
+	struct err failed;    /* before it began */
 };
 
 struct waiter {
 	struct list link;
 	struct lookup *lookup;
 	struct finding *ret;
-	pid_t pid;
-	uint64_t start_time;
+	struct process asked;
 	void (*done)(void *arg);
 	void *arg;
 };
@@ -142,11 +148,17 @@ static void known_free(struct known *k)
 	free(k);
 }
 
+static struct process process_of(const struct caller *c)
+{
+	return (struct process){ .pid = c->pid, .start_time = c->start_time };
+}
+
 static bool has_ended(const struct known *k)
 {
+	const struct process *p = k->first.pid ? &k->first : &k->asked;
 	struct caller c = CALLER_INIT;
 	struct err e;
-	bool ended = caller_open(&c, k->pid, -1, &e) != 0 || c.start_time != k->start_time;
+	bool ended = caller_open(&c, p->pid, -1, &e) != 0 || c.start_time != p->start_time;
 
 	caller_deinit(&c);
 	return ended;
@@ -198,8 +210,8 @@ static void learn(struct docker *d, const struct lookup *l, const struct waiter 
 		return;
 	k = xcalloc(1, sizeof(*k));
 	k->selectors = selectors_dup(&l->facts.selectors);
-	k->pid = w->pid;
-	k->start_time = w->start_time;
+	k->first = l->first;
+	k->asked = w->asked;
 	if (map_len(d->known) >= KNOWN_MAX)
 		forget_all(d);
 	k = map_put_str(d->known, l->subject.key, k);
@@ -315,7 +327,7 @@ static void ask_image(struct lookup *l)
 
 /* The container's first process is in the group that names it, if it can be seen at all: the
  * engine may number processes otherwise. */
-static int check_place(const struct lookup *l, struct err *e)
+static int check_place(struct lookup *l, struct err *e)
 {
 	const struct subject *s = &l->subject;
 	AUTO_BUF struct buf cgroup = BUF_INIT_MAX(CALLER_PROC_FILE_MAX);
@@ -329,8 +341,11 @@ static int check_place(const struct lookup *l, struct err *e)
 		return 0;
 	if (caller_read(&first, "cgroup", &cgroup, &ignored) == 0)
 		place = docker_place_of(buf_view(&cgroup), s->id);
+	l->first = (struct process){ 0 };
+	if (place && s->place && strcmp(place, s->place) == 0)
+		l->first = process_of(&first);
 	caller_deinit(&first);
-	if (!place || (s->place && strcmp(place, s->place) == 0))
+	if (!place || l->first.pid)
 		return 0;
 	return err_set(e, ERR_DENIED,
 		"the process claims container %s, whose control group is %s, but is in %s", s->id,
@@ -442,8 +457,7 @@ static enum attest_next recall(struct docker *d, const struct caller *c, struct 
 		return ATTEST_DONE;
 	if (!k)
 		return ATTEST_WAITS;
-	k->pid = c->pid;
-	k->start_time = c->start_time;
+	k->asked = process_of(c);
 	ret->selectors = selectors_dup(&k->selectors);
 	return ATTEST_DONE;
 }
@@ -515,8 +529,8 @@ static void *docker_start(void *state, const struct caller *c, struct finding *r
 	struct docker *d = state;
 	struct waiter *w = xcalloc(1, sizeof(*w));
 
-	*w = (struct waiter){ .ret = ret, .done = done, .arg = arg, .pid = c->pid };
-	w->start_time = c->start_time;
+	*w = (struct waiter){ .ret = ret, .done = done, .arg = arg };
+	w->asked = process_of(c);
 	w->lookup = lookup_of(d, c, uses_patterns(d) ? NULL : ret->container.id);
 	list_append(&w->lookup->waiters, &w->link);
 	return w;

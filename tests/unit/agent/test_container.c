@@ -276,6 +276,7 @@ static void test_errors(void)
 	CHECK_STR(e.msg, "multiple pod UIDs found (\"" POD_A "\", \"" POD_B "\")");
 	CHECK_ERR(container_from_cgroup(bytes_str("x"), 0, &c, &e), ERR_INTERNAL);
 	CHECK_CONTAINS(e.msg, "unable to obtain cgroups");
+	CHECK_ERR(container_from_cgroup(bytes_of("0::/a\0b\n", 8), 0, &c, &e), ERR_INTERNAL);
 	CHECK_ERR(container_from_mountinfo(bytes_str("x"), 0, &c, &e), ERR_INTERNAL);
 	CHECK_CONTAINS(e.msg, "failed to parse mount info");
 }
