@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "agent/sds.h"
+#include "agent/sds_files.h"
 #include "envoy/service/secret/v3/sds.pb-c.h"
 #include "lib/log.h"
 
@@ -11,7 +11,8 @@
  *
  * Streams whose callers have the same view and who ask for the same are one set: they share one
  * encoded response, its version and nonce. It is encoded anew when the view changes, and sent only
- * if its content is another one.
+ * if its content is another one. A stream for files (Istio's names) has its own, as these are the
+ * caller's.
  */
 
 typedef Envoy__Service__Discovery__V3__DiscoveryRequest request;
@@ -42,6 +43,10 @@ struct stream {
 	uint64_t version;         /* of what was last sent */
 	char nonce[SDS_NONCE_SIZE];
 	bool plain;
+	/* instead of the set, when it asks for files */
+	struct sds_files *files;
+	struct sds_query file_query;
+	struct rpc_payload *file_payload; /* not sent yet; NULL: nothing new */
 };
 
 /* ---- sets ---- */
@@ -184,6 +189,12 @@ static void leave_set(struct stream *s)
 {
 	struct set *old = s->set;
 
+	sds_files_close(s->files);
+	sds_query_deinit(&s->file_query);
+	if (s->file_payload)
+		rpc_payload_unref(s->file_payload);
+	s->files = NULL;
+	s->file_payload = NULL;
 	list_remove(&s->link);
 	s->set = NULL;
 	if (s->sent)
@@ -213,6 +224,53 @@ static void push(struct stream *s)
 	s->version = s->set->version;
 	memcpy(s->nonce, s->set->nonce, sizeof(s->nonce));
 	rpc_send_payload(s->call, p);
+}
+
+static void push_files(struct stream *s)
+{
+	struct rpc_payload *p = s->file_payload;
+
+	if (!p || rpc_call_ended(s->call) || !rpc_writable(s->call))
+		return;
+	s->file_payload = NULL;
+	rpc_send_payload(s->call, p);
+	rpc_payload_unref(p);
+}
+
+static void files_changed(void *arg, const struct sds_secrets *secrets, const struct err *e)
+{
+	struct stream *s = arg;
+
+	if (rpc_call_ended(s->call))
+		return;
+	if (!secrets) {
+		rpc_fail_err(s->call, e);
+		return;
+	}
+	s->version++;
+	sds_nonce(s->nonce);
+	if (s->file_payload)
+		rpc_payload_unref(s->file_payload);
+	s->file_payload =
+		encode(&s->file_query, secrets, log_fmt("%" PRIu64, s->version), s->nonce);
+	push_files(s);
+}
+
+/* Takes the query. Whoever has no identity here gets nothing, not even what is its own. */
+static void join_files(struct stream *s, struct sds_query *q)
+{
+	struct sds_files_options o = { .loop = s->api->loop,
+		.peer = rpc_call_peer(s->call),
+		.changed = files_changed,
+		.arg = s };
+
+	s->file_query = *q;
+	*q = (struct sds_query){ 0 };
+	o.names = &s->file_query.names;
+	if (s->view->n_matches == 0)
+		api_no_identity(s->call, s->view);
+	else
+		s->files = sds_files_open(&o);
 }
 
 static char *names_text(const request *rq)
@@ -270,11 +328,16 @@ static void on_request(struct rpc_call *c, const ProtobufCMessage *m)
 		return;
 	}
 	s->plain = q.plain;
-	if (s->set && same_names(&s->set->query.names, &q.names)) {
+	if ((s->set && same_names(&s->set->query.names, &q.names)) ||
+		(s->files && same_names(&s->file_query.names, &q.names))) {
 		sds_query_deinit(&q);
 		return;
 	}
 	leave_set(s);
+	if (sds_are_files(&q.names)) {
+		join_files(s, &q);
+		return;
+	}
 	s->set = set_of(s->api->options, s->view, &q);
 	list_append(&s->set->streams, &s->link);
 	push(s);
@@ -283,6 +346,7 @@ static void on_request(struct rpc_call *c, const ProtobufCMessage *m)
 static void on_writable(struct rpc_call *c)
 {
 	push(rpc_call_user(c));
+	push_files(rpc_call_user(c));
 }
 
 static void on_end(struct rpc_call *c)
@@ -329,6 +393,7 @@ struct fetch {
 	struct api *api;
 	struct view *view;
 	struct sds_query query;
+	struct sds_files *files; /* NULL: none are asked for */
 };
 
 static void try_fetch(struct fetch *f)
@@ -351,13 +416,17 @@ static void try_fetch(struct fetch *f)
 
 static void fetch_changed(struct view_watch *w)
 {
-	try_fetch(container_of(w, struct fetch, watch));
+	struct fetch *f = container_of(w, struct fetch, watch);
+
+	if (!sds_are_files(&f->query.names))
+		try_fetch(f);
 }
 
 static void fetch_end(struct rpc_call *c)
 {
 	struct fetch *f = rpc_call_user(c);
 
+	sds_files_close(f->files);
 	if (f->view) {
 		list_remove(&f->watch.link);
 		view_unuse_x509(f->view);
@@ -365,6 +434,35 @@ static void fetch_end(struct rpc_call *c)
 	}
 	sds_query_deinit(&f->query);
 	free(f);
+}
+
+static void files_fetched(void *arg, const struct sds_secrets *secrets, const struct err *e)
+{
+	struct fetch *f = arg;
+	struct rpc_payload *p;
+
+	if (!secrets) {
+		rpc_fail_err(f->call, e);
+		return;
+	}
+	p = encode(&f->query, secrets, "", "");
+	rpc_reply_payload(f->call, p);
+	rpc_payload_unref(p);
+}
+
+static void fetch_files(struct fetch *f)
+{
+	struct sds_files_options o = { .loop = f->api->loop,
+		.peer = rpc_call_peer(f->call),
+		.names = &f->query.names,
+		.look_ms = -1,
+		.changed = files_fetched,
+		.arg = f };
+
+	if (f->view->n_matches == 0)
+		api_no_identity(f->call, f->view);
+	else
+		f->files = sds_files_open(&o);
 }
 
 static void fetch_attested(void *arg, struct rpc_call *c, struct view *v)
@@ -378,7 +476,10 @@ static void fetch_attested(void *arg, struct rpc_call *c, struct view *v)
 	f->view = v;
 	list_append(&v->watchers, &f->watch.link);
 	view_use_x509(v);
-	try_fetch(f);
+	if (sds_are_files(&f->query.names))
+		fetch_files(f);
+	else
+		try_fetch(f);
 }
 
 static void fetch_secrets(struct rpc_call *c, const ProtobufCMessage *req)

@@ -139,11 +139,11 @@ static void add(struct sds_secrets *to, const char *name, ProtobufCMessage *m)
 	s->body.len = protobuf_c_message_pack(m, s->body.p);
 }
 
-static void inline_bytes(Envoy__Config__Core__V3__DataSource *d, const struct buf *b)
+static void inline_bytes(Envoy__Config__Core__V3__DataSource *d, struct bytes b)
 {
 	envoy__config__core__v3__data_source__init(d);
 	d->specifier_case = ENVOY__CONFIG__CORE__V3__DATA_SOURCE__SPECIFIER_INLINE_BYTES;
-	d->inline_bytes = (ProtobufCBinaryData){ .data = b->p, .len = b->len };
+	d->inline_bytes = (ProtobufCBinaryData){ .data = (uint8_t *)(uintptr_t)b.p, .len = b.n };
 }
 
 static void add_context(
@@ -159,18 +159,24 @@ static void add_context(
 	add(to, name, &s.base);
 }
 
-static void add_plain(struct sds_secrets *to, const char *name, const struct bundle *b)
+void sds_add_roots(struct sds_secrets *to, const char *name, struct bytes pem)
 {
 	TLS_V3(CertificateValidationContext) context;
 	Envoy__Config__Core__V3__DataSource ca;
-	AUTO_BUF struct buf pem = BUF_INIT;
 
-	bundle_to_pem(b, &pem);
-	inline_bytes(&ca, &pem);
+	inline_bytes(&ca, pem);
 	envoy__extensions__transport_sockets__tls__v3__certificate_validation_context__init(
 		&context);
 	context.trusted_ca = &ca;
 	add_context(to, name, &context);
+}
+
+static void add_plain(struct sds_secrets *to, const char *name, const struct bundle *b)
+{
+	AUTO_BUF struct buf pem = BUF_INIT;
+
+	bundle_to_pem(b, &pem);
+	sds_add_roots(to, name, buf_view(&pem));
 }
 
 static int by_domain(const void *a, const void *b)
@@ -205,7 +211,7 @@ static void add_validator(
 	for (size_t i = 0; i < n; i++) {
 		pem[i] = BUF_INIT;
 		bundle_to_pem(v[i], &pem[i]);
-		inline_bytes(&source[i], &pem[i]);
+		inline_bytes(&source[i], buf_view(&pem[i]));
 		envoy__extensions__transport_sockets__tls__v3__spiffecert_validator_config__trust_domain__init(
 			&td[i]);
 		td[i].name = v[i]->trust_domain;
@@ -237,20 +243,15 @@ static void add_bundle(struct sds_secrets *to, const char *name, const struct bu
 		add_validator(to, name, &b, 1);
 }
 
-static void add_identity(struct sds_secrets *to, const char *name, const struct svid *svid)
+void sds_add_certificate(
+	struct sds_secrets *to, const char *name, struct bytes chain_pem, struct bytes key_pem)
 {
 	TLS_V3(Secret) s;
 	TLS_V3(TlsCertificate) tls;
 	Envoy__Config__Core__V3__DataSource chain, key;
-	AUTO_BUF struct buf chain_pem = BUF_INIT;
-	AUTO_BUF struct buf key_pem = BUF_INIT_SECRET;
-	struct bytes in = buf_view(&svid->chain), body, whole;
 
-	while (in.n && der_get_whole(&in, DER_SEQUENCE, &body, &whole))
-		pem_write(&chain_pem, "CERTIFICATE", whole);
-	pem_write(&key_pem, "PRIVATE KEY", buf_view(&svid->key));
-	inline_bytes(&chain, &chain_pem);
-	inline_bytes(&key, &key_pem);
+	inline_bytes(&chain, chain_pem);
+	inline_bytes(&key, key_pem);
 	envoy__extensions__transport_sockets__tls__v3__tls_certificate__init(&tls);
 	tls.certificate_chain = &chain;
 	tls.private_key = &key;
@@ -259,6 +260,18 @@ static void add_identity(struct sds_secrets *to, const char *name, const struct 
 	s.type_case = ENVOY__EXTENSIONS__TRANSPORT_SOCKETS__TLS__V3__SECRET__TYPE_TLS_CERTIFICATE;
 	s.tls_certificate = &tls;
 	add(to, name, &s.base);
+}
+
+static void add_identity(struct sds_secrets *to, const char *name, const struct svid *svid)
+{
+	AUTO_BUF struct buf chain = BUF_INIT;
+	AUTO_BUF struct buf key = BUF_INIT_SECRET;
+	struct bytes in = buf_view(&svid->chain), body, whole;
+
+	while (in.n && der_get_whole(&in, DER_SEQUENCE, &body, &whole))
+		pem_write(&chain, "CERTIFICATE", whole);
+	pem_write(&key, "PRIVATE KEY", buf_view(&svid->key));
+	sds_add_certificate(to, name, buf_view(&chain), buf_view(&key));
 }
 
 Google__Protobuf__Any sds_any(const struct sds_secret *s)

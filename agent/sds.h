@@ -52,6 +52,11 @@ int sds_select(struct view *v, const struct agent_options *o, const struct sds_q
 bool sds_pick(struct view *v, const struct agent_options *o, const char *name, bool plain,
 	struct sds_secrets *ret);
 
+/* A secret of contents in PEM: roots as a bare list of CAs, or certificate and key. */
+void sds_add_roots(struct sds_secrets *to, const char *name, struct bytes pem);
+void sds_add_certificate(
+	struct sds_secrets *to, const char *name, struct bytes chain, struct bytes key);
+
 /* Borrows. */
 Google__Protobuf__Any sds_any(const struct sds_secret *s);
 void sds_nonce(char ret[static SDS_NONCE_SIZE]);

@@ -80,5 +80,84 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), H).serve_foreve
 	! curl -skf --max-time 5 "https://127.0.0.1:$TLS_PORT/" >/dev/null
 }
 
+# A proxy as Istio configures it: the socket where Istio has it, and a gateway's certificate by the name of its files.
+istio() {
+	find_envoy
+	[ "$(id -u)" -eq 0 ] || skip 'needs root, for a proxy of another user'
+	local port admin sds
+	port=$(free_port) admin=$(free_port)
+	mkdir -p "$W/pki"
+	for name in one two; do
+		openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj "/CN=$name" -keyout "$W/pki/$name.key" \
+			-out "$W/pki/$name.crt" 2>/dev/null || return 1
+	done
+	cp "$W/pki/one.key" "$W/pki/tls.key" && cp "$W/pki/one.crt" "$W/pki/tls.crt" && chown 65534 "$W/pki/tls.key" || return 1
+	server_start || return 1
+	agent_conf
+	sed -i "s|socket_path = \"$W/public/agent.sock\"|socket_path = \"$W/var/run/secrets/workload-spiffe-uds/socket\"|" "$W/agent.conf"
+	mkdir -p "$W/agent" && s bundle show >"$W/bundle.pem"
+	"$AGENT" run -config "$W/agent.conf" -joinToken "$(token)" >>"$W/agent.log" 2>&1 &
+	pids+=("$!")
+	until_ok 15 "$AGENT" healthcheck -socketPath "$W/var/run/secrets/workload-spiffe-uds/socket" || return 1
+	entry ns/shop/sa/gateway unix:uid:65534 >/dev/null || return 1
+	sds='sds_config: {resource_api_version: V3, api_config_source: {api_type: GRPC, transport_api_version: V3, set_node_on_first_message_only: true, grpc_services: [{envoy_grpc: {cluster_name: sds-grpc}}]}}'
+	cat >"$W/istio.yaml" <<-EOF
+		node: {id: gateway, cluster: gateway}
+		admin: {address: {socket_address: {address: 127.0.0.1, port_value: $admin}}}
+		static_resources:
+		  listeners:
+		  - name: tls
+		    address: {socket_address: {address: 127.0.0.1, port_value: $port}}
+		    filter_chains:
+		    - filters:
+		      - name: envoy.filters.network.http_connection_manager
+		        typed_config:
+		          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+		          stat_prefix: tls
+		          route_config: {virtual_hosts: [{name: a, domains: ["*"], routes: [{match: {prefix: /}, direct_response: {status: 200, body: {inline_string: "hello"}}}]}]}
+		          http_filters: [{name: envoy.filters.http.router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
+		      transport_socket:
+		        name: envoy.transport_sockets.tls
+		        typed_config:
+		          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+		          common_tls_context:
+		            tls_certificate_sds_secret_configs: [{name: "file-cert:$W/pki/tls.crt~$W/pki/tls.key", $sds}]
+		            validation_context_sds_secret_config: {name: "file-root:$W/pki/one.crt", $sds}
+		  clusters:
+		  - name: upstream
+		    type: STATIC
+		    load_assignment: {cluster_name: upstream, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 1}}}}]}]}
+		    transport_socket:
+		      name: envoy.transport_sockets.tls
+		      typed_config:
+		        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+		        common_tls_context:
+		          tls_certificate_sds_secret_configs: [{name: default, $sds}]
+		          combined_validation_context:
+		            default_validation_context: {match_typed_subject_alt_names: [{san_type: URI, matcher: {exact: "spiffe://$TD/ns/shop/sa/web"}}]}
+		            validation_context_sds_secret_config: {name: ROOTCA, $sds}
+		  - name: sds-grpc
+		    type: STATIC
+		    typed_extension_protocol_options:
+		      envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}
+		    load_assignment: {cluster_name: sds-grpc, endpoints: [{lb_endpoints: [{endpoint: {address: {pipe: {path: ./var/run/secrets/workload-spiffe-uds/socket}}}}]}]}
+	EOF
+	chmod 755 "$W"
+	(cd "$W" && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$ENVOY" -c istio.yaml --use-dynamic-base-id --concurrency 1 --log-level warning) >"$W/istio.envoy.log" 2>&1 &
+	pids+=("$!")
+	shown() { openssl s_client -connect "127.0.0.1:$port" </dev/null 2>/dev/null | openssl x509 -noout -subject 2>/dev/null | grep -q "CN = $1"; }
+	until_ok 20 shown one || { tail -n 5 "$W/istio.envoy.log"; return 1; }
+	curl -skf "https://127.0.0.1:$port/" | grep -q hello || return 1
+	curl -sf "http://127.0.0.1:$admin/config_dump?include_eds" | grep -c dynamic_active_secrets >/dev/null
+	[ "$(curl -sf "http://127.0.0.1:$admin/certs" | grep -c "spiffe://$TD/ns/shop/sa/gateway")" -ge 1 ] || die "no identity"
+	# A new certificate in the same files.
+	cp "$W/pki/two.crt" "$W/pki/tls.crt" && cp "$W/pki/two.key" "$W/pki/tls.key" || return 1
+	until_ok 25 shown two || die "the new certificate was not taken"
+	# A file that only root may read is not given to the proxy.
+	chmod 600 "$W/pki/two.key" && chown 0 "$W/pki/tls.key" && chmod 600 "$W/pki/tls.key" || return 1
+	until_ok 25 grep -q 'Permission denied' "$W/agent.log"
+}
+
 t 'Envoy to Envoy through 20 rotations, no request fails' mesh
+t 'a proxy of Istio: its socket, its names, a certificate in files' istio
 finish

@@ -353,6 +353,59 @@ static void test_plain(void)
 	CHECK(!sds_wants_plain(&o, &n));
 }
 
+/* Istio's names: the caller's own files, in streams and calls of their own. */
+static void test_files(void)
+{
+	static const char pem[] = "-----BEGIN CERTIFICATE-----\nAAAA\n";
+	request rq = ENVOY__SERVICE__DISCOVERY__V3__DISCOVERY_REQUEST__INIT;
+	AUTO(free) char *path = xasprintf("%s/roots.pem", test_dir());
+	AUTO(free) char *name = xasprintf("file-root:%s", path);
+	char *names[] = { name, (char *)(uintptr_t) "ROOTCA" };
+	struct rpc_unary_options o = { .method = SERVICE "FetchSecrets",
+		.request = &rq.base,
+		.response = &envoy__service__discovery__v3__discovery_response__descriptor,
+		.timeout_ms = 5000 };
+	struct err e = ERR_INIT;
+	ProtobufCMessage *m;
+	struct rpc_stream *s;
+	struct seen x;
+	struct rig r;
+	secret *got;
+
+	rig_init(&r);
+	CHECK_OK(buf_write_file(bytes_str(pem), path, 0644, &e));
+	ask(open_sds(&r, &x), name, "", "");
+	loop_run(r.loop);
+	CHECK_INT(x.code, ERR_DENIED);
+	CHECK_STR(x.text, "no identity issued");
+	put_entry(&r, "1", "web", own_uid());
+	s = open_sds(&r, &x);
+	ask(s, name, "", "");
+	got = secret_of(wait_for(&x, 1)->resources[0]);
+	CHECK_STR(got->name, name);
+	CHECK_INT(got->validation_context->trusted_ca->inline_bytes.len, strlen(pem));
+	envoy__extensions__transport_sockets__tls__v3__secret__free_unpacked(got, NULL);
+	/* The same stream may ask for something else, and come back. */
+	ask(s, "default", ((response *)x.last)->nonce, ((response *)x.last)->version_info);
+	check_identity(wait_for(&x, 2)->resources[0], "default");
+	ask(s, name, ((response *)x.last)->nonce, ((response *)x.last)->version_info);
+	CHECK_INT(wait_for(&x, 3)->n_resources, 1);
+	ask(s, "file-root:/none", ((response *)x.last)->nonce, ((response *)x.last)->version_info);
+	while (!x.ended)
+		loop_run(r.loop);
+	CHECK_INT(x.code, ERR_INVALID);
+	CHECK_STR(x.text, "\"file-root:/none\": open /none: No such file or directory");
+	seen_deinit(&x);
+	rq.n_resource_names = 1;
+	rq.resource_names = names;
+	CHECK_OK(rpc_unary_sync(r.loop, r.client, &o, &m, &e));
+	CHECK_INT(((response *)m)->n_resources, 1);
+	protobuf_c_message_free_unpacked(m, NULL);
+	rq.n_resource_names = 2;
+	CHECK_ERR(rpc_unary_sync(r.loop, r.client, &o, &m, &e), ERR_INVALID);
+	rig_deinit(&r);
+}
+
 static void test_fetch(void)
 {
 	request rq = ENVOY__SERVICE__DISCOVERY__V3__DISCOVERY_REQUEST__INIT;
@@ -489,5 +542,5 @@ static void test_delta_everything(void)
 }
 
 TEST_MAIN(TEST(test_names), TEST(test_everything), TEST(test_not_authorized), TEST(test_nonces),
-	TEST(test_shared), TEST(test_plain), TEST(test_fetch), TEST(test_delta),
+	TEST(test_shared), TEST(test_plain), TEST(test_files), TEST(test_fetch), TEST(test_delta),
 	TEST(test_delta_everything))
