@@ -195,6 +195,32 @@ mounts() {
 	docker rm -f web >/dev/null
 }
 
+# An agent in a cgroup namespace of its own, as in a container: paths are relative, and mounts count for those who share it.
+namespaced() {
+	local tree group real=$AGENT
+	unshare --cgroup true 2>/dev/null || skip 'no cgroup namespaces here'
+	for tree in /sys/fs/cgroup/unified /sys/fs/cgroup; do
+		group=$tree/assay-agent-$$
+		mkdir -p "$group" 2>/dev/null && [ -e "$group/cgroup.procs" ] && break
+	done
+	cat >"$W/wrapped" <<-EOT
+		#!/bin/bash
+		[ "\$1" = run ] || exec "$real" "\$@"
+		echo \$\$ >"$group/cgroup.procs" && exec unshare --cgroup "$real" "\$@"
+	EOT
+	chmod +x "$W/wrapped"
+	AGENT=$W/wrapped with_docker || return 1
+	entry web docker:label:role:web >/dev/null && entry root unix:uid:0 >/dev/null || return 1
+	run web --label role=web || return 1
+	until_ok 10 gives web web || die "$(in_container web)"
+	explain "$(pid_of web)" | grep -q 'docker:label:role:web$' || return 1
+	explain $$ >"$W/got"
+	kill "$APID" && until_ok 5 gone "$APID"
+	until_ok 5 rmdir "$group"
+	grep -A1 'Attestor docker found in' "$W/got" | grep -q nothing || die "$(cat "$W/got")"
+	docker rm -f web >/dev/null
+}
+
 # Without the engine, what the unix attestor finds still counts, and explain says what is wrong.
 engine_away() {
 	agent_with 'WorkloadAttestor "docker" { plugin_data { docker_socket_path = "unix:///nowhere/docker.sock" } }' || return 1
@@ -318,6 +344,7 @@ for view in v1 v2; do
 	t 'docker: the wrong container' wrong_container
 	t 'docker: stopped' stopped
 	t 'docker: mounts are not believed' mounts
+	t 'docker: the agent in a cgroup namespace' namespaced
 	t 'docker: the engine is away' engine_away
 done
 docker_down
