@@ -1,7 +1,6 @@
 /* Node attestation: the table of attestors, sessions, and the template of agent paths. */
 #include "server/attest_internal.h"
 
-#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -184,105 +183,55 @@ void attest_later(struct attest_session *s, void (*fn)(struct attest_session *s)
 
 /* ---- the template of agent paths ---- */
 
-static const char *skip_space(const char *p)
+int attest_template_expand(const char *tmpl, json_t *data, const struct template_type *type,
+	struct buf *ret, struct err *e)
 {
-	while (*p == ' ' || *p == '\t')
-		p++;
-	return p;
+	struct template *t;
+	int r = template_parse(tmpl, TEMPLATE_MISSING_ERROR, &t, e);
+
+	if (r)
+		return r;
+	r = template_execute(t, data, type, ret, e);
+	template_free(t);
+	return r;
 }
 
-static bool is_field_char(char c)
+/* Any value does that has the field's shape. */
+static json_t *sample(const struct template_type *type)
 {
-	return isalnum((unsigned char)c) || c == '_' || c == '.';
-}
+	json_t *j = json_object();
 
-static int unsupported(struct err *e)
-{
-	return err_set(e, ERR_INVALID,
-		"template actions other than {{ .Field }} and {{ index .Field 0 }} are not "
-		"supported");
-}
+	for (const struct template_field *f = type->fields; f->name; f++) {
+		const char *name = f->json ? f->json : f->name;
 
-/* One action, p behind its "{{": gives what follows "}}", and the field's dotted name without the
- * first dot; of {{ index .Field 3 }} "Field[3]". */
-static int parse_action(
-	const char *p, char name[static ATTEST_TEMPLATE_MAX], const char **ret, struct err *e)
-{
-	bool index = false;
-	size_t n = 0;
-
-	p = skip_space(p);
-	if (strncmp(p, "index", 5) == 0 && (p[5] == ' ' || p[5] == '\t')) {
-		index = true;
-		p = skip_space(p + 5);
+		if (f->kind == TEMPLATE_STRUCT)
+			json_object_set_new(j, name, sample(f->type));
+		else if (f->kind == TEMPLATE_MAP)
+			json_object_set_new(j, name, json_object());
+		else if (f->kind == TEMPLATE_LIST)
+			json_object_set_new(j, name, json_pack("[s]", "x"));
+		else
+			json_object_set_new(j, name, json_string("x"));
 	}
-	if (*p++ != '.')
-		return unsupported(e);
-	while (is_field_char(*p) && n < ATTEST_TEMPLATE_MAX - 8)
-		name[n++] = *p++;
-	if (n == 0)
-		return unsupported(e);
-	p = skip_space(p);
-	if (index) {
-		size_t start = n;
-
-		name[n++] = '[';
-		while (isdigit((unsigned char)*p) && n < start + 5)
-			name[n++] = *p++;
-		if (n == start + 1)
-			return unsupported(e);
-		name[n++] = ']';
-		p = skip_space(p);
-	}
-	name[n] = 0;
-	if (strncmp(p, "}}", 2) != 0)
-		return unsupported(e);
-	*ret = p + 2;
-	return 0;
+	return j;
 }
 
-int attest_template_expand(const char *tmpl, const char *(*get)(void *arg, const char *name),
-	void *arg, struct buf *ret, struct err *e)
+int attest_template_check(const char *tmpl, const struct template_type *type, struct err *e)
 {
-	if (strlen(tmpl) >= ATTEST_TEMPLATE_MAX)
-		return err_set(e, ERR_INVALID, "template is too long");
-	while (*tmpl) {
-		const char *open = strstr(tmpl, "{{"), *value;
-		char name[ATTEST_TEMPLATE_MAX];
-		int r;
-
-		buf_append(ret, tmpl, open ? (size_t)(open - tmpl) : strlen(tmpl));
-		if (!open)
-			break;
-		r = parse_action(open + 2, name, &tmpl, e);
-		if (r)
-			return r;
-		value = get(arg, name);
-		if (!value)
-			return err_set(e, ERR_INVALID, "template has no field .%.100s", name);
-		buf_str(ret, value);
-	}
-	return ret->failed ? err_set(e, ERR_INVALID, "path is too long") : 0;
-}
-
-/* For the check alone: any field that there may be has a value. */
-static const char *sample(void *arg, const char *name)
-{
-	static const char *const known[] = { "PluginName", "Fingerprint", "TrustDomain",
-		"SerialNumber", "SerialNumberHex", "SVIDPathTrimmed", "Subject.CommonName" };
-
-	(void)arg;
-	for (size_t i = 0; i < ARRAY_LEN(known); i++)
-		if (strcmp(name, known[i]) == 0)
-			return "x";
-	return strncmp(name, "URISanSelectors.", 16) == 0 && name[16] ? "x" : NULL;
-}
-
-int attest_template_check(const char *tmpl, struct err *e)
-{
-	AUTO_BUF struct buf b = BUF_INIT_MAX(64 << 10);
+	AUTO_BUF struct buf b = BUF_INIT;
+	struct template *t;
+	json_t *data;
+	int r;
 
 	if (tmpl[0] != '/')
 		return err_set(e, ERR_INVALID, "agent path template must begin with \"/\"");
-	return attest_template_expand(tmpl, sample, NULL, &b, e);
+	r = template_parse(tmpl, 0, &t, e);
+	if (r)
+		return r;
+	data = sample(type);
+	r = template_execute(t, data, type, &b, e);
+	json_decref(data);
+	template_free(t);
+	/* What else goes wrong may do so for the sample alone: another number of names, say. */
+	return r && strstr(e->msg, "can't evaluate field") ? r : 0;
 }

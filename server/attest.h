@@ -52,11 +52,4 @@ void attest_respond(struct attest_session *s, struct bytes response);
 /* Also while a step is under way, whose callback then never comes. NULL is fine. */
 void attest_end(struct attest_session *s);
 
-/*
- * Agent path template of x509pop: text and {{ .Field }} of .PluginName, .Fingerprint, .TrustDomain,
- * .SerialNumber, .SerialNumberHex, .SVIDPathTrimmed, .Subject.CommonName, .URISanSelectors.<key>.
- * Anything else of Go's text/template is refused. ERR_INVALID.
- */
-int attest_template_check(const char *tmpl, struct err *e) MUST_USE;
-
 #endif

@@ -5,6 +5,7 @@
 #include "lib/http.h"
 #include "lib/pattern.h"
 #include "lib/ssh.h"
+#include "lib/template.h"
 #include "server/attest.h"
 
 /* One kind of attestor. */
@@ -155,9 +156,15 @@ void psat_free(struct psat *p);
 int psat_payload(const struct psat *p, struct bytes payload, const struct psat_cluster **ret,
 	char **ret_token, struct err *e) MUST_USE;
 
-/* fields: the values by name, dotted, and "Name[3]" for {{ index .Name 3 }}; get(arg, name) gives
- * NULL for an unknown one. */
-int attest_template_expand(const char *tmpl, const char *(*get)(void *arg, const char *name),
-	void *arg, struct buf *ret, struct err *e) MUST_USE;
+/* Agent path templates, in Go's text/template with sprig's functions; a missing key is an error.
+ * type describes data. ERR_INVALID, ERR_EXHAUSTED. */
+int attest_template_expand(const char *tmpl, json_t *data, const struct template_type *type,
+	struct buf *ret, struct err *e) MUST_USE;
+/* Begins with a slash, can be read, and names no field that there is not. ERR_INVALID. */
+int attest_template_check(
+	const char *tmpl, const struct template_type *type, struct err *e) MUST_USE;
+/* What those of x509pop have: .PluginName, .Fingerprint, .TrustDomain, .SerialNumber,
+ * .SerialNumberHex, .SVIDPathTrimmed, .Subject.CommonName, .DNSNames, .URISanSelectors.<key>. */
+extern const struct template_type x509pop_template_type;
 
 #endif

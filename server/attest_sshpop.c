@@ -54,30 +54,21 @@ static int add_file(struct sshpop *p, const char *path, struct err *e)
 	return 0;
 }
 
-static const char *sample(void *arg, const char *name)
-{
-	static const char *const known[] = { "PluginName", "Fingerprint", "Hostname", "KeyId",
-		"Serial", "CertType", "ValidAfter", "ValidBefore" };
-
-	(void)arg;
-	for (size_t i = 0; i < ARRAY_LEN(known); i++)
-		if (strcmp(name, known[i]) == 0)
-			return "x";
-	return strncmp(name, "ValidPrincipals[", 16) == 0 ? "x" : NULL;
-}
-
-static int check_template(const char *tmpl, struct err *e)
-{
-	AUTO_BUF struct buf b = BUF_INIT_MAX(64 << 10);
-
-	if (tmpl[0] != '/')
-		return err_set(e, ERR_INVALID, "agent path template must begin with \"/\"");
-	return attest_template_expand(tmpl, sample, NULL, &b, e);
-}
+#define FIELD(name, kind)                                                                          \
+	{                                                                                          \
+		name, name, kind, NULL                                                             \
+	}
+static const struct template_field fields[] = { FIELD("PluginName", TEMPLATE_STRING),
+	FIELD("Fingerprint", TEMPLATE_STRING), FIELD("Hostname", TEMPLATE_STRING),
+	FIELD("KeyId", TEMPLATE_STRING), FIELD("Serial", TEMPLATE_INT),
+	FIELD("CertType", TEMPLATE_INT), FIELD("ValidAfter", TEMPLATE_INT),
+	FIELD("ValidBefore", TEMPLATE_INT), FIELD("ValidPrincipals", TEMPLATE_LIST),
+	{ NULL, NULL, 0, NULL } };
+static const struct template_type type = { "sshpop.agentPathTemplateData", fields, false };
 
 static int load(struct sshpop *p, const struct server_options *c, struct err *e)
 {
-	int r = check_template(p->path_template, e);
+	int r = attest_template_check(p->path_template, &type, e);
 
 	for (size_t i = 0; r == 0 && i < c->sshpop_cert_authorities.n; i++) {
 		r = add_authority(p, bytes_str(c->sshpop_cert_authorities.v[i]), e);
@@ -303,64 +294,46 @@ static int check_response(struct sshpop_state *st, struct bytes text, struct err
 
 /* ---- the result ---- */
 
-struct fields {
-	const struct sshpop_state *st;
-	struct buf value;
-};
-
-static const char *number(struct buf *b, uint64_t v)
+/* JSON's integers are signed; what is larger is a text, which prints the same. */
+static json_t *number(uint64_t v)
 {
-	buf_printf(b, "%llu", (unsigned long long)v);
-	return buf_cstr(b);
+	return v > INT64_MAX ? json_sprintf("%llu", (unsigned long long)v)
+			     : json_integer((json_int_t)v);
 }
 
-static const char *principal(const struct ssh_cert *c, const char *index)
+static json_t *template_data(const struct sshpop_state *st)
 {
-	size_t i = strtoul(index, NULL, 10);
-
-	return i < c->principals.n ? c->principals.v[i] : NULL;
-}
-
-static const char *field(void *arg, const char *name)
-{
-	struct fields *f = arg;
-	const struct ssh_cert *c = &f->st->cert;
+	const struct ssh_cert *c = &st->cert;
+	AUTO_BUF struct buf fingerprint = BUF_INIT;
+	json_t *j = json_object(), *principals = json_array();
 	uint8_t sum[FINGERPRINT];
 
-	buf_reset(&f->value);
-	if (strcmp(name, "PluginName") == 0)
-		return "sshpop";
-	if (strcmp(name, "Hostname") == 0)
-		return f->st->hostname;
-	if (strcmp(name, "KeyId") == 0)
-		return c->key_id;
-	if (strcmp(name, "Serial") == 0)
-		return number(&f->value, c->serial);
-	if (strcmp(name, "CertType") == 0)
-		return number(&f->value, c->type);
-	if (strcmp(name, "ValidAfter") == 0)
-		return number(&f->value, c->valid_after);
-	if (strcmp(name, "ValidBefore") == 0)
-		return number(&f->value, c->valid_before);
-	if (strncmp(name, "ValidPrincipals[", 16) == 0)
-		return principal(c, name + 16);
-	if (strcmp(name, "Fingerprint") != 0)
-		return NULL;
 	hash_of(HASH_SHA256, buf_view(&c->blob), sum);
-	base64url_encode(&f->value, bytes_of(sum, sizeof(sum)));
-	return buf_cstr(&f->value);
+	base64url_encode(&fingerprint, bytes_of(sum, sizeof(sum)));
+	for (size_t i = 0; i < c->principals.n; i++)
+		json_array_append_new(principals, json_string(c->principals.v[i]));
+	json_object_set_new(j, "PluginName", json_string("sshpop"));
+	json_object_set_new(j, "Fingerprint", json_string(buf_cstr(&fingerprint)));
+	json_object_set_new(j, "Hostname", json_string(st->hostname));
+	json_object_set_new(j, "KeyId", json_string(c->key_id));
+	json_object_set_new(j, "Serial", number(c->serial));
+	json_object_set_new(j, "CertType", number(c->type));
+	json_object_set_new(j, "ValidAfter", number(c->valid_after));
+	json_object_set_new(j, "ValidBefore", number(c->valid_before));
+	json_object_set_new(j, "ValidPrincipals", principals);
+	return j;
 }
 
 static int make_id(struct sshpop_state *st, struct err *e)
 {
 	AUTO_BUF struct buf path = BUF_INIT_MAX(SPIFFEID_MAX);
-	struct fields f = { .st = st, .value = BUF_INIT_MAX(SPIFFEID_MAX) };
 	struct spiffeid id = SPIFFEID_INIT;
+	json_t *data = template_data(st);
 	int r;
 
 	buf_str(&path, "/spire/agent");
-	r = attest_template_expand(st->config->path_template, field, &f, &path, e);
-	buf_deinit(&f.value);
+	r = attest_template_expand(st->config->path_template, data, &type, &path, e);
+	json_decref(data);
 	if (r == 0)
 		r = spiffeid_make(&id, st->config->trust_domain, buf_cstr(&path), e);
 	if (r)

@@ -51,7 +51,7 @@ int x509pop_new(const struct attest_options *o, struct x509pop **ret, struct err
 	p->svid_prefix = xasprintf("%s%s", prefix, n && prefix[n - 1] == '/' ? "" : "/");
 	p->path_template =
 		xstrdup(c->x509pop_agent_path_template ? c->x509pop_agent_path_template : fallback);
-	r = attest_template_check(p->path_template, e);
+	r = attest_template_check(p->path_template, &x509pop_template_type, e);
 	if (r == 0 && !c->x509pop_mode_spiffe)
 		r = load_roots(p, &c->x509pop_ca_bundle_paths, e);
 	if (r) {
@@ -358,58 +358,59 @@ static void each_san(const struct x509pop_state *st,
 	}
 }
 
-struct san_find {
-	const char *key;
-	struct buf *ret;
-	bool found;
-};
+#define FIELD(name, kind, type)                                                                    \
+	{                                                                                          \
+		name, name, kind, type                                                             \
+	}
+static const struct template_field subject_fields[] = { FIELD("CommonName", TEMPLATE_STRING, NULL),
+	{ NULL, NULL, 0, NULL } };
+static const struct template_type subject_type = { "pkix.Name", subject_fields, false };
+static const struct template_field fields[] = { FIELD("PluginName", TEMPLATE_STRING, NULL),
+	FIELD("Fingerprint", TEMPLATE_STRING, NULL), FIELD("TrustDomain", TEMPLATE_STRING, NULL),
+	FIELD("SerialNumber", TEMPLATE_STRING, NULL),
+	FIELD("SerialNumberHex", TEMPLATE_STRING, NULL),
+	FIELD("SVIDPathTrimmed", TEMPLATE_STRING, NULL),
+	FIELD("Subject", TEMPLATE_STRUCT, &subject_type), FIELD("DNSNames", TEMPLATE_LIST, NULL),
+	FIELD("URISanSelectors", TEMPLATE_MAP, NULL), { NULL, NULL, 0, NULL } };
+const struct template_type x509pop_template_type = { "x509pop.agentPathTemplateData", fields,
+	false };
 
-static void san_match(void *arg, struct bytes key, const char *value)
+static void set_san(void *arg, struct bytes key, const char *value)
 {
-	struct san_find *f = arg;
+	json_t *map = arg;
+	AUTO(free) char *name = xstrndup((const char *)key.p, key.n);
 
-	if (!bytes_equal(key, bytes_str(f->key)))
-		return;
-	buf_reset(f->ret);
-	buf_str(f->ret, value);
-	f->found = true;
+	json_object_set_new(map, name, json_string(value));
 }
 
-struct fields {
-	const struct x509pop_state *st;
-	const char *svid_path;
-	struct buf value;
-};
-
-static const char *field(void *arg, const char *name)
+static void set_buf(json_t *j, const char *name, void (*fn)(const struct x509_cert *, struct buf *),
+	const struct x509_cert *c)
 {
-	struct fields *f = arg;
-	const struct x509_cert *leaf = f->st->chain.v[0];
+	AUTO_BUF struct buf b = BUF_INIT_MAX(SPIFFEID_MAX);
 
-	buf_reset(&f->value);
-	if (strcmp(name, "PluginName") == 0)
-		return "x509pop";
-	if (strcmp(name, "TrustDomain") == 0)
-		return f->st->config->trust_domain;
-	if (strcmp(name, "SVIDPathTrimmed") == 0)
-		return f->svid_path;
-	if (strcmp(name, "Subject.CommonName") == 0)
-		return x509_subject_cn(leaf);
-	if (strcmp(name, "Fingerprint") == 0)
-		fingerprint(leaf, &f->value);
-	else if (strcmp(name, "SerialNumberHex") == 0)
-		x509_serial_hex(leaf, &f->value);
-	else if (strcmp(name, "SerialNumber") == 0)
-		x509_serial_decimal(leaf, &f->value);
-	else if (strncmp(name, "URISanSelectors.", 16) == 0) {
-		struct san_find s = { .key = name + 16, .ret = &f->value };
+	fn(c, &b);
+	json_object_set_new(j, name, json_string(buf_cstr(&b)));
+}
 
-		each_san(f->st, san_match, &s);
-		if (!s.found)
-			return NULL;
-	} else
-		return NULL;
-	return buf_cstr(&f->value);
+static json_t *template_data(const struct x509pop_state *st, const char *svid_path)
+{
+	const struct x509_cert *leaf = st->chain.v[0];
+	const struct strings *names = x509_dns_names(leaf);
+	json_t *j = json_object(), *sans = json_object(), *dns = json_array();
+
+	each_san(st, set_san, sans);
+	for (size_t i = 0; i < names->n; i++)
+		json_array_append_new(dns, json_string(names->v[i]));
+	json_object_set_new(j, "PluginName", json_string("x509pop"));
+	json_object_set_new(j, "TrustDomain", json_string(st->config->trust_domain));
+	json_object_set_new(j, "SVIDPathTrimmed", json_string(svid_path));
+	json_object_set_new(j, "Subject", json_pack("{ss*}", "CommonName", x509_subject_cn(leaf)));
+	json_object_set_new(j, "DNSNames", dns);
+	json_object_set_new(j, "URISanSelectors", sans);
+	set_buf(j, "Fingerprint", fingerprint, leaf);
+	set_buf(j, "SerialNumberHex", x509_serial_hex, leaf);
+	set_buf(j, "SerialNumber", x509_serial_decimal, leaf);
+	return j;
 }
 
 /* Mode spiffe: what follows the prefix in the path of the leaf's first SPIFFE ID. */
@@ -436,15 +437,18 @@ static int svid_path(const struct x509pop_state *st, const char **ret, struct er
 static int make_id(struct x509pop_state *st, struct err *e)
 {
 	AUTO_BUF struct buf path = BUF_INIT_MAX(SPIFFEID_MAX);
-	struct fields f = { .st = st, .value = BUF_INIT_MAX(SPIFFEID_MAX) };
 	struct spiffeid id = SPIFFEID_INIT;
-	int r = svid_path(st, &f.svid_path, e);
+	const char *trimmed;
+	json_t *data;
+	int r = svid_path(st, &trimmed, e);
 
 	if (r)
 		return r;
 	buf_str(&path, "/spire/agent");
-	r = attest_template_expand(st->config->path_template, field, &f, &path, e);
-	buf_deinit(&f.value);
+	data = template_data(st, trimmed);
+	r = attest_template_expand(
+		st->config->path_template, data, &x509pop_template_type, &path, e);
+	json_decref(data);
 	if (r == 0)
 		r = spiffeid_make(&id, st->config->trust_domain, buf_cstr(&path), e);
 	if (r) {

@@ -484,8 +484,11 @@ const struct config_option server_option_table[] = {
 		.type = CONFIG_T_STRING,
 		.flags = CONFIG_EMPTY_IS_UNSET,
 		AT(x509pop_agent_path_template),
-		.doc = "Path of the agent's SPIFFE ID under /spire/agent, beginning with \"/\". "
-		       "Not given: /x509pop/ and the certificate's fingerprint." },
+		.doc = "Path of the agent's SPIFFE ID under /spire/agent, beginning with \"/\": a Go "
+		       "template of .PluginName, .Fingerprint, .TrustDomain, .SerialNumber, "
+		       ".SerialNumberHex, .Subject.CommonName, .DNSNames, .SVIDPathTrimmed and "
+		       ".URISanSelectors. Not given: /x509pop/ and the certificate's "
+		       "fingerprint." },
 	{ .path = "plugins.NodeAttestor.x509pop.max_intermediates",
 		.type = CONFIG_T_INT,
 		AT(x509pop_max_intermediates),
@@ -555,10 +558,10 @@ const struct config_option server_option_table[] = {
 		.type = CONFIG_T_STRING,
 		.flags = CONFIG_EMPTY_IS_UNSET,
 		AT(sshpop_agent_path_template),
-		.doc = "Path of the agent's SPIFFE ID under /spire/agent, beginning with \"/\", of "
-		       ".PluginName, .Fingerprint, .Hostname, .KeyId, .Serial and "
-		       "index .ValidPrincipals 0. Not given: /sshpop/ and the certificate's "
-		       "fingerprint." },
+		.doc = "Path of the agent's SPIFFE ID under /spire/agent, beginning with \"/\": a Go "
+		       "template of .PluginName, .Fingerprint, .Hostname, .KeyId, .Serial, "
+		       ".CertType, .ValidAfter, .ValidBefore and .ValidPrincipals. Not given: "
+		       "/sshpop/ and the certificate's fingerprint." },
 	{ .path = "plugins.NodeAttestor.http_challenge",
 		.type = CONFIG_T_SECTION,
 		.flags = CONFIG_PLUGIN | CONFIG_PRESENT,

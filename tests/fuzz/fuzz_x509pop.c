@@ -73,7 +73,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	else if (n < sizeof(text)) {
 		memcpy(text, data + 1, n - 1);
 		text[n - 1] = 0;
-		INVARIANT(attest_template_check(text, &e) != 0 || text[0] == '/');
+		INVARIANT(attest_template_check(text, &x509pop_template_type, &e) != 0 ||
+			  text[0] == '/');
 	}
 	return 0;
 }

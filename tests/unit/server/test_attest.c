@@ -9,24 +9,32 @@
 
 /* ---- templates ---- */
 
+static int check(const char *text, struct err *e)
+{
+	return attest_template_check(text, &x509pop_template_type, e);
+}
+
 static void test_template(void)
 {
 	struct err e;
 
-	CHECK_OK(attest_template_check("/x509pop/{{ .Fingerprint }}", &e));
-	CHECK_OK(attest_template_check("/{{.PluginName}}/{{ .Subject.CommonName }}", &e));
-	CHECK_OK(attest_template_check("/a/{{ .URISanSelectors.zone }}", &e));
-	CHECK_OK(attest_template_check("/plain", &e));
-	CHECK_ERR(attest_template_check("x509pop/{{ .Fingerprint }}", &e), ERR_INVALID);
+	CHECK_OK(check("/x509pop/{{ .Fingerprint }}", &e));
+	CHECK_OK(check("/{{.PluginName}}/{{ .Subject.CommonName }}", &e));
+	CHECK_OK(check("/a/{{ .URISanSelectors.zone }}", &e));
+	CHECK_OK(check("/plain", &e));
+	CHECK_OK(check("/{{ .Fingerprint | upper }}", &e));
+	CHECK_OK(check("/{{ with .Subject }}{{ .CommonName }}{{ end }}", &e));
+	CHECK_OK(check("/{{ index .DNSNames 3 }}", &e));
+	CHECK_ERR(check("x509pop/{{ .Fingerprint }}", &e), ERR_INVALID);
 	CHECK_CONTAINS(e.msg, "must begin with \"/\"");
-	CHECK_ERR(attest_template_check("/{{ .Nope }}", &e), ERR_INVALID);
+	CHECK_ERR(check("/{{ .Nope }}", &e), ERR_INVALID);
 	CHECK_CONTAINS(e.msg, ".Nope");
-	CHECK_ERR(attest_template_check("/{{ .Fingerprint | upper }}", &e), ERR_INVALID);
-	CHECK_ERR(attest_template_check("/{{ if .X }}a{{ end }}", &e), ERR_INVALID);
-	CHECK_ERR(attest_template_check("/{{ .Fingerprint", &e), ERR_INVALID);
-	CHECK_ERR(attest_template_check("/{{}}", &e), ERR_INVALID);
-	CHECK_ERR(attest_template_check("/{{", &e), ERR_INVALID);
-	CHECK_ERR(attest_template_check("/{{ .URISanSelectors. }}", &e), ERR_INVALID);
+	CHECK_ERR(check("/{{ .Fingerprint | nope }}", &e), ERR_INVALID);
+	CHECK_ERR(check("/{{ if .X }}a{{ end }}", &e), ERR_INVALID);
+	CHECK_ERR(check("/{{ .Fingerprint", &e), ERR_INVALID);
+	CHECK_ERR(check("/{{}}", &e), ERR_INVALID);
+	CHECK_ERR(check("/{{", &e), ERR_INVALID);
+	CHECK_ERR(check("/{{ .URISanSelectors. }}", &e), ERR_INVALID);
 }
 
 /* ---- x509pop ---- */

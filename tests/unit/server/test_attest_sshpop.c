@@ -136,9 +136,8 @@ static void test_config(void)
 {
 	struct server_options c = config_of(&ssh_vectors[0]);
 	struct attest_options o = { .trust_domain = "example.org", .config = &c };
-	static const char *const bad[] = { "sshpop", "/{{ .Nope }}", "/{{ index .KeyId 0 }}",
-		"/{{ index .ValidPrincipals }}", "/{{ index .ValidPrincipals 0 1 }}",
-		"/{{ index .ValidPrincipals 0" };
+	static const char *const bad[] = { "sshpop", "/{{ .Nope }}", "/{{ .KeyId.X }}",
+		"/{{ nope .KeyId }}", "/{{ index .ValidPrincipals 0" };
 	struct sshpop *p;
 	struct err e;
 
