@@ -44,7 +44,7 @@ struct kubelet {
 	/* the request */
 	struct http_call *call; /* under way */
 	struct podlist *list;
-	bool to_the_end, body_came;
+	bool to_the_end, body_came, stopped;
 	unsigned request; /* its number */
 	int64_t asked_ns; /* the last one's begin; 0: never */
 	bool cut;         /* it ended early */
@@ -374,6 +374,11 @@ struct kubelet_wait *kubelet_wait(struct kubelet *k, const struct kubelet_wait_o
 	w->first_request = k->request - (k->call != NULL);
 	list_append(&k->waiting, &w->link);
 	k->pause_ns = 0;
+	if (k->stopped) {
+		err_set(&w->err, ERR_UNAVAILABLE, "the agent is stopping");
+		end_wait(w);
+		return w;
+	}
 	begin_wait(k, w);
 	schedule(k);
 	return w;
@@ -664,13 +669,24 @@ int kubelet_new(struct loop *l, const struct k8s_options *o, struct kubelet **re
 	return r;
 }
 
+void kubelet_stop(struct kubelet *k)
+{
+	k->stopped = true;
+	http_client_free(k->http);
+	podlist_free(k->list);
+	k->http = NULL;
+	k->call = NULL;
+	k->list = NULL;
+	loop_timer_stop(k->next);
+	loop_timer_stop(k->forget);
+}
+
 void kubelet_free(struct kubelet *k)
 {
 	if (!k)
 		return;
 	INVARIANT(list_empty(&k->waiting) && list_empty(&k->ready));
-	http_client_free(k->http);
-	podlist_free(k->list);
+	kubelet_stop(k);
 	forget_pods(k, true);
 	map_free(k->pods);
 	loop_timer_free(k->next);

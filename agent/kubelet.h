@@ -34,6 +34,10 @@ struct kubelet;
  */
 int kubelet_new(
 	struct loop *l, const struct k8s_options *o, struct kubelet **ret, struct err *e) MUST_USE;
+/* Lets go of its connections: who asks from now on is told that the agent is stopping. Nobody
+ * waits.
+ */
+void kubelet_stop(struct kubelet *k);
 void kubelet_free(struct kubelet *k); /* nobody waits any more. NULL is fine */
 
 /* Which pod: that of a container, with uid if it is known; else that of the uid; else that of the

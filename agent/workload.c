@@ -320,6 +320,9 @@ void workload_stop(struct workload *w)
 		cut_short(container_of(n, struct attest_job, link), ERR_UNAVAILABLE,
 			"the agent is stopping");
 	}
+	for (size_t i = 0; i < w->n_rows; i++)
+		if (w->rows[i].type->stop)
+			w->rows[i].type->stop(w->rows[i].state);
 }
 
 /* ---- the beginning ---- */

@@ -83,6 +83,9 @@ struct attestor {
 	 * (the state is then NULL), and close too. The options outlive it. */
 	int (*open)(struct loop *l, const struct agent_options *o, void **ret, struct err *e);
 	void (*close)(void *state);
+	/* Nothing will be started any more, and nothing is under way: connections and timers are
+	 * let go of, without which the loop would go on. May be NULL. */
+	void (*stop)(void *state);
 	/* blocking: on a worker, so only with what needs no loop; may still say ATTEST_WAITS. */
 	enum attest_next (*attest)(
 		void *state, const struct caller *c, bool blocking, struct finding *ret);

@@ -8,14 +8,27 @@ static bool k8s_enabled(const struct agent_options *o)
 	return o->k8s.on;
 }
 
+static void k8s_stop(void *state)
+{
+	struct k8s *k = state;
+
+	k->stopped = true;
+	k8s_references_stop(k);
+	if (k->kubelet)
+		kubelet_stop(k->kubelet);
+	k8s_labels_close(k);
+	kube_free(k->kube);
+	k->kube = NULL;
+}
+
 static void k8s_close(void *state)
 {
 	struct k8s *k = state;
 
+	k8s_stop(k);
+	INVARIANT(list_empty(&k->references));
 	kubelet_free(k->kubelet);
-	k8s_labels_close(k);
 	k8s_resources_free(k->resources);
-	kube_free(k->kube);
 	free(k);
 }
 
@@ -27,6 +40,7 @@ static int k8s_open(struct loop *l, const struct agent_options *o, void **ret, s
 	k->o = &o->k8s;
 	k->namespaces = map_new();
 	k->resources = map_new();
+	list_init(&k->references);
 	if (!k->o->disable_kubelet_client && kubelet_new(l, k->o, &k->kubelet, e)) {
 		k8s_close(k);
 		return e->code = ERR_INVALID; /* of the configuration, as SPIRE has it */
@@ -191,6 +205,7 @@ const struct attestor workload_k8s = {
 	.enabled = k8s_enabled,
 	.open = k8s_open,
 	.close = k8s_close,
+	.stop = k8s_stop,
 	.attest = k8s_attest,
 	.start = k8s_start,
 	.cancel = k8s_cancel,

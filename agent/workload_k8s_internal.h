@@ -18,6 +18,8 @@ struct k8s {
 	struct kube_watch *watch;
 	bool watch_whole, watch_told; /* all namespaces are known; its failure was logged */
 	struct map *resources;        /* "plural.group" → struct resource */
+	struct list references;       /* struct k8s_reference_op */
+	bool stopped;
 };
 
 /* The API, by KUBECONFIG, as the pod's service account, or by ~/.kube/config. */
@@ -46,6 +48,7 @@ struct resource {
 };
 
 struct k8s_reference_op {
+	struct list link;
 	struct k8s *k;
 	const struct k8s_broker *broker;
 	char *plural, *group, *namespace, *name, *uid; /* as asked for; "" where not */
@@ -67,6 +70,8 @@ struct k8s_reference_op {
 
 /* Also from inside the call that began it: op->err says how it ended. */
 void k8s_reference_end(struct k8s_reference_op *op);
+/* All of them, since the agent is stopping. */
+void k8s_references_stop(struct k8s *k);
 /* The object is known, and its selectors are there. */
 void k8s_reference_found(struct k8s_reference_op *op);
 void k8s_reference_remember(

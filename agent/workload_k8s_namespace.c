@@ -45,6 +45,8 @@ int k8s_kube(struct k8s *k, struct kube **ret, struct err *e)
 	struct kube_options o = { .kubeconfig = first };
 	int r;
 
+	if (k->stopped)
+		return err_set(e, ERR_UNAVAILABLE, "the agent is stopping");
 	if (!k->kube) {
 		r = kube_new(k->loop, &o, &k->kube, e);
 		if (r == ERR_NOT_FOUND && !first)
@@ -221,7 +223,7 @@ static void watch(struct k8s *k, struct kube *kube)
 
 bool k8s_labels_known(const struct k8s *k, const char *namespace, const json_t **ret)
 {
-	const struct namespace *n = map_get_str(k->namespaces, namespace);
+	const struct namespace *n = k->namespaces ? map_get_str(k->namespaces, namespace) : NULL;
 
 	if (!n || !n->labels ||
 		!(k->watch_whole || (n->asked_ns && clock_mono().ns - n->asked_ns <
@@ -287,6 +289,8 @@ void k8s_labels_close(struct k8s *k)
 {
 	kube_watch_free(k->watch);
 	k->watch = NULL;
-	forget(k, true);
+	if (k->namespaces)
+		forget(k, true);
 	map_free(k->namespaces);
+	k->namespaces = NULL;
 }

@@ -21,14 +21,23 @@ bool k8s_is_pod(const struct k8s_reference_op *op)
 	return strcmp(op->plural, "pods") == 0 && strcmp(op->group, "core") == 0;
 }
 
-void k8s_reference_cancel(struct k8s_reference_op *op)
+static void stop_waiting(struct k8s_reference_op *op)
 {
-	if (!op)
-		return;
 	if (op->wait)
 		free(kubelet_cancel(op->wait));
 	kube_call_cancel(op->call);
 	k8s_labels_cancel(op->labels);
+	op->wait = NULL;
+	op->call = NULL;
+	op->labels = NULL;
+}
+
+void k8s_reference_cancel(struct k8s_reference_op *op)
+{
+	if (!op)
+		return;
+	stop_waiting(op);
+	list_remove(&op->link);
 	loop_timer_free(op->end);
 	k8s_resource_deinit(&op->res);
 	json_decref(op->versions);
@@ -69,6 +78,16 @@ void k8s_reference_end(struct k8s_reference_op *op)
 	loop_timer_set(op->end, 0);
 }
 
+void k8s_references_stop(struct k8s *k)
+{
+	list_each (op, &k->references, struct k8s_reference_op, link) {
+		stop_waiting(op);
+		if (!op->err.code)
+			err_set(&op->err, ERR_UNAVAILABLE, "the agent is stopping");
+		k8s_reference_end(op);
+	}
+}
+
 static char *dup_text(const char *s)
 {
 	return xstrdup(s ? s : "");
@@ -96,6 +115,7 @@ static struct k8s_reference_op *op_new(struct workload *w, k8s_reference_fn *don
 	INVARIANT(op->k);
 	op->done = done;
 	op->arg = arg;
+	list_append(&op->k->references, &op->link);
 	op->end = loop_timer_new(op->k->loop, on_end, op);
 	return op;
 }

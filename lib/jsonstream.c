@@ -164,34 +164,36 @@ static bool utf8_valid(struct bytes v)
 	return true;
 }
 
-static void string_done(struct jsonstream *s)
+static enum js_want tell_string(struct jsonstream *s)
 {
-	bool key = s->key, skipped = s->skipping;
 	struct bytes text = buf_view(&s->text);
-	enum js_want w;
 
-	if (s->unfit || s->text.failed || text.n > s->o.string_max ||
-		(!skipped && !utf8_valid(text)))
+	if (s->unfit || s->text.failed || text.n > s->o.string_max || !utf8_valid(text))
 		text = (struct bytes){ 0 };
 	else if (!text.p)
 		text = bytes_str("");
-	w = tell(s, key ? JS_KEY : JS_STRING, text);
-	if (!skipped && w == JS_STOP) {
+	return tell(s, s->key ? JS_KEY : JS_STRING, text);
+}
+
+static void string_done(struct jsonstream *s)
+{
+	enum js_want w = s->skipping ? JS_SKIP : tell_string(s);
+
+	if (w == JS_STOP) {
 		s->state = STOPPED;
-		return;
-	}
-	if (!key) {
+	} else if (!s->key) {
 		after_value(s);
-		return;
+	} else {
+		if (w == JS_SKIP)
+			skip_from(s, s->depth);
+		s->state = COLON;
 	}
-	if (w == JS_SKIP)
-		skip_from(s, s->depth);
-	s->state = COLON;
 }
 
 static void string_begin(struct jsonstream *s, bool key)
 {
-	buf_reset(&s->text);
+	if (!s->skipping)
+		buf_reset(&s->text);
 	s->key = key;
 	s->high = 0;
 	s->unfit = false;
@@ -204,13 +206,20 @@ static void keep(struct jsonstream *s, const void *p, size_t n)
 		buf_append(&s->text, p, n);
 }
 
+/* What stands for itself in a string. */
+static const bool plain[256] = {
+	[0x20 ... '"' - 1] = true,
+	['"' + 1 ... '\\' - 1] = true,
+	['\\' + 1 ... 0xFF] = true,
+};
+
 /* Takes what needs no thought, then the one character that ends it. */
 static const uint8_t *in_string(struct jsonstream *s, const uint8_t *p, const uint8_t *end)
 {
 	const uint8_t *q = p;
 	uint8_t c;
 
-	while (q < end && *q != '"' && *q != '\\' && *q >= 0x20)
+	while (q < end && plain[*q])
 		q++;
 	keep(s, p, (size_t)(q - p));
 	s->offset += (uint64_t)(q - p);
@@ -231,21 +240,29 @@ static const uint8_t *in_string(struct jsonstream *s, const uint8_t *p, const ui
 	return q;
 }
 
+static const char escapes[256] = {
+	['"'] = '"',
+	['\\'] = '\\',
+	['/'] = '/',
+	['b'] = '\b',
+	['f'] = '\f',
+	['n'] = '\n',
+	['r'] = '\r',
+	['t'] = '\t',
+};
+
 static void escape(struct jsonstream *s, uint8_t c)
 {
-	static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
-	const char *at = c ? strchr(from, c) : NULL;
-
 	if (c == 'u') {
 		s->code = s->digits = 0;
 		s->state = UNICODE;
 		return;
 	}
-	if (!at || s->high) {
+	if (!escapes[c] || s->high) {
 		(void)bad(s, "an unknown escape");
 		return;
 	}
-	keep(s, &to[at - from], 1);
+	keep(s, &escapes[c], 1);
 	s->state = STRING;
 }
 

@@ -6,6 +6,9 @@
  *   load streams AGENT-SOCKET N AGENT-PID   memory per open stream, wakeups while idle
  *   load sds     AGENT-SOCKET N AGENT-PID EACH  memory per open stream of proxies,
  *                                           EACH on a connection, opened all at once
+ *   load pods    AGENT-SOCKET N AGENT-PID PAUSE-MS CGROUP…  a new process each time, in one
+ *                                           of the control groups after the other, fresh
+ *                                           connection to first SVID; CPU of the agent
  *   load jwt     AGENT-SOCKET N             new JWT-SVID through the agent
  *   load create  SERVER-SOCKET N BATCH PARENT
  *   load push    SERVER-SOCKET AGENT-SOCKET N PARENT
@@ -17,6 +20,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "assay/agent/v1/sync.pb-c.h"
@@ -267,6 +271,52 @@ static void fresh(int argc, char **argv)
 		close(fd);
 	}
 	print_latency("fresh_connection_to_svid", &s);
+}
+
+/* ---- processes in pods ---- */
+
+/* In a child: how long it took, in ms. */
+static double pod_sample(const char *sock, const char *cgroup)
+{
+	AUTO(free) char *procs = xasprintf("%s/cgroup.procs", cgroup);
+	FILE *f = fopen(procs, "w");
+	struct mono t;
+
+	if (!f || fprintf(f, "%d", (int)getpid()) < 0 || fclose(f))
+		die("cannot join %s", cgroup);
+	t = clock_mono();
+	bare_first(bare_open(sock));
+	return ms_since(t);
+}
+
+static void pods(int argc, char **argv)
+{
+	int n = number(argv[3]), pid = number(argv[4]), pause_ms = number(argv[5]), fds[2];
+	double before = cpu_of(pid);
+	struct samples s = { 0 };
+
+	for (int i = 0; i < n; i++) {
+		double ms = 0;
+		pid_t child;
+
+		usleep((useconds_t)pause_ms * 1000);
+		if (pipe(fds))
+			die("no pipe");
+		child = fork();
+		if (child == 0) {
+			ms = pod_sample(argv[2], argv[6 + i % (argc - 6)]);
+			_exit(write(fds[1], &ms, sizeof(ms)) != sizeof(ms));
+		}
+		close(fds[1]);
+		if (read(fds[0], &ms, sizeof(ms)) != sizeof(ms))
+			die("a process in %s got nothing", argv[6 + i % (argc - 6)]);
+		close(fds[0]);
+		waitpid(child, NULL, 0);
+		sample(&s, ms);
+	}
+	print_latency(pause_ms ? "pod_alone_to_svid" : "pod_after_pod_to_svid", &s);
+	printf("agent_cpu_per_pod_%s %.2f ms\n", pause_ms ? "alone" : "after_pod",
+		(cpu_of(pid) - before) * 1000 / n);
 }
 
 static void streams(int argc, char **argv)
@@ -1168,8 +1218,8 @@ int main(int argc, char **argv)
 		int args;
 		void (*fn)(int argc, char **argv);
 	} modes[] = { { "fresh", 4, fresh }, { "streams", 5, streams }, { "sds", 6, sds },
-		{ "jwt", 4, jwt }, { "create", 6, create }, { "push", 6, push },
-		{ "sign", 8, sign }, { "agents", 9, agents } };
+		{ "pods", 7, pods }, { "jwt", 4, jwt }, { "create", 6, create },
+		{ "push", 6, push }, { "sign", 8, sign }, { "agents", 9, agents } };
 
 	crypto_init();
 	loop = loop_new();

@@ -91,6 +91,18 @@ def fill(folder, count):
         write_pod(folder, f"filler-{i:03}", pod(f"filler-{i:03}", f"team-{i % 7}", uid, h, {"app": f"filler-{i:03}", "team": str(i % 7)}))
 
 
+def read_pods(folder, known={}):
+    """Names and texts of the pods; read again when the folder has changed."""
+    now = os.stat(f"{folder}/pods").st_mtime_ns
+    if known.get("at") != now:
+        pods = []
+        for name in sorted(os.listdir(f"{folder}/pods")):
+            with open(f"{folder}/pods/{name}", "rb") as f:
+                pods.append((name, f.read()))
+        known.update(at=now, pods=pods)
+    return known["pods"]
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     folder = ""
@@ -121,7 +133,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def list_pods(self, mode):
         word, _, arg = mode.partition(" ")
-        self.put(b'{"kind":"PodList","apiVersion":"v1","metadata":{},"items":[')
+        head, pods = b'{"kind":"PodList","apiVersion":"v1","metadata":{},"items":[', read_pods(self.folder)
+        if word == "ok":
+            self.put(head + b",".join(text for _, text in pods) + b"]}\n")
+            self.wfile.write(b"0\r\n\r\n")
+            return "whole"
+        self.put(head)
         if word == "endless":
             self.put(b'{"spec":{"x":"')
             while True:
@@ -131,9 +148,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.put(b'%s{"metadata":{"uid":"uid-%d","labels":{"l":"%s"}}}' % (b"," if i else b"", i, b"z" * 60))
             i += 1
         first = True
-        for name in sorted(os.listdir(f"{self.folder}/pods")):
-            with open(f"{self.folder}/pods/{name}", "rb") as f:
-                self.put((b"" if first else b",") + f.read())
+        for name, text in pods:
+            self.put((b"" if first else b",") + text)
             first = False
             if arg and name == f"{arg}.json":
                 if word == "stall":

@@ -423,6 +423,19 @@ static void test_cancel(void)
 		usleep((unsigned)ms * 1000);
 	}
 	k8s_reference_cancel(NULL);
+	/* The agent's end is theirs. */
+	done = false;
+	k8s_attest_object(workload, far_id, &(struct k8s_reference){ DEPLOYMENT, .uid = "d1" },
+		on_done, NULL);
+	workload_stop(workload);
+	until_done();
+	expect_err(ERR_UNAVAILABLE, "the agent is stopping");
+	refer(far_id, &(struct k8s_reference){ POD, .uid = "u1" });
+	CHECK_INT(got_err.code, ERR_INTERNAL);
+	CHECK_CONTAINS(got_err.msg, "the agent is stopping");
+	refer(near_id, &(struct k8s_reference){ POD, .uid = "u1" });
+	expect_err(ERR_UNAVAILABLE, "the agent is stopping");
+	loop_run(loop); /* nothing keeps it going */
 	end();
 }
 
