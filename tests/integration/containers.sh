@@ -236,6 +236,28 @@ engine_away() {
 	docker rm -f web >/dev/null
 }
 
+# An engine that takes connections and says nothing holds up its containers' processes, and nobody else.
+engine_mute() {
+	python3 -c 'import socket, sys, time
+s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(50); time.sleep(60)' "$W/mute.sock" &
+	pids+=($!)
+	agent_with "WorkloadAttestor \"docker\" { plugin_data { docker_socket_path = \"unix://$W/mute.sock\" } }" || return 1
+	entry root unix:uid:0 >/dev/null && until_ok 10 fetch && run web || return 1
+	local k start
+	for k in 1 2 3 4 5 6 7 8; do
+		in_container web >"$W/got$k" &
+		pids+=($!)
+	done
+	sleep 0.5
+	start=${EPOCHREALTIME/./}
+	for k in 1 2 3 4 5; do fetch >/dev/null || return 1; done
+	[ $((${EPOCHREALTIME/./} - start)) -lt 2000000 ] || die "$((${EPOCHREALTIME/./} - start)) µs for five others"
+	! cat "$W"/got? | grep -q "spiffe://$TD/root" || die 'it did not wait for the engine'
+	# The end of a process ends the waiting; the agent's end too.
+	docker rm -f web >/dev/null
+	kill "$APID" && until_ok 3 gone "$APID"
+}
+
 # ---- podman ----
 
 # Podman needs low limits here (no CAP_SYS_RESOURCE), and runc on hybrid hosts.
@@ -346,6 +368,7 @@ for view in v1 v2; do
 	t 'docker: mounts are not believed' mounts
 	t 'docker: the agent in a cgroup namespace' namespaced
 	t 'docker: the engine is away' engine_away
+	t 'docker: the engine says nothing' engine_mute
 done
 docker_down
 t 'podman: selectors' podman_selectors
