@@ -39,6 +39,11 @@ static const struct cli_flag jwt_flags[] = {
 		.type = CLI_COMMA,
 		.help = "comma separated list of audience values" },
 	{ .name = "spiffeID", .type = CLI_STRING, .help = "SPIFFE ID subject (optional)" },
+	{ .name = "format",
+		.type = CLI_STRING,
+		.choices = "pretty|json",
+		.help = "deprecated; use -output",
+		.as_output = true },
 	CLI_END,
 };
 static const struct cli_flag validate_flags[] = {

@@ -255,7 +255,7 @@ static void attested_and_stored(struct sync *s)
 	log_event(LOG_INFO, "attest", "Node attestation was successful", "spiffe_id",
 		x509_uris(leaf_of(s))->v[0], "reattestable",
 		s->data.reattestable ? "true" : "false", "expires_at",
-		log_fmt("%lld", (long long)x509_not_after(leaf_of(s)).sec), NULL);
+		log_time(x509_not_after(leaf_of(s)).sec), NULL);
 	s->attesting = false;
 	if (rebootstrap_possible(s))
 		sync_online(s);
@@ -404,14 +404,14 @@ static void renew_again(struct sync *s, const char *msg)
 	s->renewing = false;
 	log_event(LOG_WARN, "agent", "Could not renew the agent's SVID; trying again", "error", msg,
 		"retry_in", log_fmt("%.1fs", (double)wait / 1e9), "expires_at",
-		log_fmt("%lld", (long long)x509_not_after(leaf_of(s)).sec), NULL);
+		log_time(x509_not_after(leaf_of(s)).sec), NULL);
 	loop_timer_set(s->renew_timer, wait);
 }
 
 static void renewed_and_stored(struct sync *s)
 {
 	log_event(LOG_INFO, "agent", "Agent SVID renewed", "spiffe_id", x509_uris(leaf_of(s))->v[0],
-		"expires_at", log_fmt("%lld", (long long)x509_not_after(leaf_of(s)).sec), NULL);
+		"expires_at", log_time(x509_not_after(leaf_of(s)).sec), NULL);
 	s->renewing = false;
 	sync_online(s);
 }

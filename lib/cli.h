@@ -35,6 +35,7 @@ struct cli_flag {
 	const char *help;
 	const char *choices; /* "a|b|c" for completion; "@file", "@dir": a path; NULL: free */
 	bool hidden;
+	bool as_output; /* another name of -output */
 };
 #define CLI_END                                                                                    \
 	{                                                                                          \

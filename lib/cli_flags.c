@@ -11,6 +11,7 @@ static const struct cli_flag output_flag = {
 	.type = CLI_STRING,
 	.value = "pretty",
 	.help = "Desired output format (pretty, json)",
+	.as_output = true,
 	.choices = "pretty|json",
 };
 
@@ -129,8 +130,7 @@ static void set_comma(struct cli_value *v, const char *text)
 	}
 }
 
-static const char *set_output(
-	struct cli *c, const struct cli_value *v, const char *text, struct err *e)
+static const char *set_output(struct cli *c, const char *text, struct err *e)
 {
 	bool json = strcasecmp(text, "json") == 0;
 
@@ -140,12 +140,13 @@ static const char *set_output(
 		err_set(e, ERR_INVALID, "bad formatter flag: unknown format option: %s", q);
 		return e->msg;
 	}
-	if (v->given && json != c->json) {
+	if (c->output_given && json != c->json) {
 		err_set(e, ERR_INVALID, "the output format has already been set to \"%s\"",
 			c->json ? "json" : "pretty");
 		return e->msg;
 	}
 	c->json = json;
+	c->output_given = true;
 	return NULL;
 }
 
@@ -158,8 +159,8 @@ static const char *set_value(struct cli *c, const struct cli_flag *f, const char
 
 	switch (f->type) {
 	case CLI_STRING:
-		if (strcmp(f->name, output_flag.name) == 0)
-			wrong = set_output(c, v, text, &e);
+		if (f->as_output)
+			wrong = set_output(c, text, &e);
 		break;
 	case CLI_STRINGS:
 		strings_add(&v->list, text);

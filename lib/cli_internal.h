@@ -24,7 +24,7 @@ struct cli {
 	struct cli_value values[CLI_FLAGS_MAX];
 	size_t n_flags;
 	FILE *in, *out, *errs;
-	bool json;
+	bool json, output_given;
 	char *socket_path;
 	struct loop *loop;
 	struct rpc_client *client;

@@ -360,3 +360,11 @@ const char *log_fmt(const char *fmt, ...)
 	va_end(ap);
 	return s;
 }
+
+const char *log_time(int64_t unix_seconds)
+{
+	char text[32];
+
+	wall_format(wall_of_sec(unix_seconds), text, sizeof(text));
+	return log_fmt("%s", text);
+}

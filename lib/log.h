@@ -9,6 +9,7 @@
 #define ASSAY_LIB_LOG_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "lib/err.h"
 
@@ -54,5 +55,7 @@ bool log_allowed(struct log_limit *l, int per_second);
 
 /* Formats into one of a few thread-local buffers, for values: log_fmt("%d", n). */
 const char *log_fmt(const char *fmt, ...) PRINTF_LIKE(1, 2);
+/* The same for a point of time: RFC 3339 in UTC. */
+const char *log_time(int64_t unix_seconds);
 
 #endif

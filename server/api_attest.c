@@ -202,8 +202,8 @@ static void node_stored(void *arg, int code, const char *msg)
 	} else {
 		log_event(LOG_INFO, "attest", "agent attested", "agent_id", at->sign.id, "type",
 			at->type, "address", rpc_call_peer(at->c)->address, "serial",
-			at->sign.svid.serial, "expires_at",
-			log_fmt("%lld", (long long)at->sign.svid.expires_at), NULL);
+			at->sign.svid.serial, "expires_at", log_time(at->sign.svid.expires_at),
+			NULL);
 		api_audit(at->api, at->c, 0, NULL, "node_attestor_type", at->type, "agent_id",
 			at->sign.id, "serial", at->sign.svid.serial, NULL);
 		send_result(at);

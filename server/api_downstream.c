@@ -71,7 +71,8 @@ static void answer(struct downstream *d)
 		add_der(&rs->x509_authorities, &rs->n_x509_authorities, b->roots[i].cert);
 	hex_encode(&id, x509_ski(c));
 	log_event(LOG_INFO, "svid", "signed a downstream X.509 CA", "caller_id", api_caller(d->c),
-		"subject_key_id", buf_cstr(&id), "expires_at", expires, NULL);
+		"subject_key_id", buf_cstr(&id), "expires_at", log_time(x509_not_after(c).sec),
+		NULL);
 	api_audit(d->api, d->c, 0, NULL, "trust_domain_id", d->api->trust_domain, "subject_key_id",
 		buf_cstr(&id), "expires_at", expires, NULL);
 	api_reply(d->c, rs);

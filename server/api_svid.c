@@ -41,8 +41,8 @@ static void log_signed(const struct rpc_call *c, const char *entry_id, const cha
 
 	count(&signatures, "assay_server_server_ca_sign_x509_svid");
 	log_event(LOG_DEBUG, "svid", "signed X509-SVID", "spiffe_id", spiffe_id, "entry_id",
-		entry_id, "serial", s->serial, "expires_at",
-		log_fmt("%lld", (long long)s->expires_at), "caller_id", api_caller(c), NULL);
+		entry_id, "serial", s->serial, "expires_at", log_time(s->expires_at), "caller_id",
+		api_caller(c), NULL);
 }
 
 static void audit_signed(const struct api *a, struct rpc_call *c, const char *entry_id,

@@ -101,7 +101,7 @@ static void take(struct server_svid *s, struct renewal *n)
 	n->chain = (struct x509_chain){ .n = 0 };
 	backoff_reset(&s->backoff);
 	log_event(LOG_INFO, "svid", first ? "server SVID signed" : "server SVID renewed", "serial",
-		n->svid.serial, "expires_at", log_fmt("%lld", (long long)n->svid.expires_at), NULL);
+		n->svid.serial, "expires_at", log_time(n->svid.expires_at), NULL);
 	schedule(s);
 	if (first)
 		s->ready(s->arg);

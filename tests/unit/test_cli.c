@@ -16,6 +16,7 @@ static const struct cli_flag flags[] = {
 	{ .name = "ttl", .type = CLI_INT, .value = "600", .help = "Seconds" },
 	{ .name = "for", .type = CLI_DURATION, .value = "720h0m0s", .help = "A while" },
 	{ .name = "secret", .type = CLI_BOOL, .help = "Not shown", .hidden = true },
+	{ .name = "format", .type = CLI_STRING, .hidden = true, .as_output = true },
 	CLI_END,
 };
 
@@ -191,6 +192,9 @@ static void test_flags(void)
 	good("entry show -banned maybe", DEFAULTS "\n");
 	good("entry show -selector a:1 --selector=b:2", DEFAULTS " sel=a:1 sel=b:2\n");
 	good("entry show -audience a,b -audience c,,d", DEFAULTS " aud=c aud= aud=d\n");
+	good("entry show -format json", "name=anon node=0 banned=-1 ttl=600 for=720h0m0s json=1\n");
+	good("entry show -format json -output json",
+		"name=anon node=0 banned=-1 ttl=600 for=720h0m0s json=1\n");
 	good("entry show -output json", "name=anon node=0 banned=-1 ttl=600 for=720h0m0s json=1\n");
 	good("entry show -output PrettyPrint", DEFAULTS "\n");
 	good("entry show extra -name x", DEFAULTS "\n");
@@ -215,6 +219,13 @@ static void test_bad_flags(void)
 	bad("entry show -=x", 1, "bad flag syntax: -=x");
 	bad("entry show -output xml", 1, "bad formatter flag: unknown format option: \"xml\"");
 	bad("entry show -output json -output pretty", 1, "has already been set to \"json\"");
+	bad("entry show -output json -format pretty", 1,
+		"invalid value \"pretty\" for flag -format: the output format has already been set "
+		"to \"json\"");
+	bad("entry show -format xml", 1,
+		"invalid value \"xml\" for flag -format: bad formatter flag: unknown format "
+		"option: "
+		"\"xml\"");
 	bad("entry create -output json", 1, "flag provided but not defined: -output");
 	bad("entry show -secrets", 1, "flag provided but not defined: -secrets\n");
 }

@@ -119,6 +119,12 @@ static void test_reopen(void)
 	CHECK_CONTAINS(lines(), "msg=four");
 }
 
+static void test_time(void)
+{
+	CHECK_STR(log_time(0), "1970-01-01T00:00:00.000Z");
+	CHECK_STR(log_time(1795366990), "2026-11-22T17:03:10.000Z");
+}
+
 static void test_limit(void)
 {
 	struct log_limit l = { 0 };
@@ -159,4 +165,4 @@ static void test_threads(void)
 }
 
 TEST_MAIN(TEST(test_text), TEST(test_json), TEST(test_audit_and_location), TEST(test_long_value),
-	TEST(test_levels), TEST(test_reopen), TEST(test_limit), TEST(test_threads))
+	TEST(test_levels), TEST(test_reopen), TEST(test_time), TEST(test_limit), TEST(test_threads))
