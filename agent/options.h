@@ -109,8 +109,8 @@ struct agent_options {
 	char *docker_socket_path, *docker_podman_socket_path, *docker_podman_socket_path_template;
 	char *docker_version; /* of the API; NULL: the engine's */
 	struct strings docker_cgroup_matchers;
-	bool attestor_systemd;
 	bool docker_use_new_container_locator, docker_verbose_container_locator_logs;
+	bool attestor_systemd;
 
 	/* What they were read with, borrowed, to read them again; NULL: they are not. */
 	const struct agent_flags *flags;
