@@ -370,6 +370,8 @@ void agent_options_print(const struct agent_options *o, struct buf *ret)
 		.has_keymgr_disk = !o->keymgr_memory };
 
 	config_print(agent_option_table, &f, ret);
+	options_k8s_print(&o->k8s, ret);
+	options_broker_print(o, ret);
 }
 
 void agent_options_describe(struct buf *ret)

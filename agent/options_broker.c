@@ -232,3 +232,19 @@ void options_broker_deinit(struct agent_options *o)
 	free(o->brokers);
 	free(o->broker_host);
 }
+
+/* What config_print() leaves out. */
+void options_broker_print(const struct agent_options *o, struct buf *ret)
+{
+	for (size_t i = 0; i < o->n_brokers; i++) {
+		const struct broker_peer *b = &o->brokers[i];
+
+		for (size_t k = 0; k < b->n_types; k++)
+			buf_printf(ret,
+				BROKER
+				".brokers.\"%s\".allowed_reference_types.\"%s\".allow_over_tcp = "
+				"%s\n",
+				b->id, b->types[k].type_url,
+				b->types[k].over_tcp ? "true" : "false");
+	}
+}

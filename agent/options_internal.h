@@ -17,10 +17,12 @@ extern const struct config_option agent_option_table[];
 /* WorkloadAttestor "k8s": what the table cannot say. */
 void options_k8s(struct config *c, struct agent_file *f);
 void options_k8s_deinit(struct k8s_options *o);
+void options_k8s_print(const struct k8s_options *o, struct buf *ret);
 
 /* experimental.broker. */
 void options_broker(struct config *c, struct agent_file *f);
 void options_broker_deinit(struct agent_options *o);
+void options_broker_print(const struct agent_options *o, struct buf *ret);
 
 /* Caller frees. */
 char *options_absolute(const char *path);

@@ -166,3 +166,11 @@ void options_k8s_deinit(struct k8s_options *o)
 		free(o->brokers[i].id);
 	free(o->brokers);
 }
+
+/* The lists of objects that config_print() leaves out, one line for each. */
+void options_k8s_print(const struct k8s_options *o, struct buf *ret)
+{
+	for (size_t i = 0; i < o->n_brokers; i++)
+		buf_printf(ret, BROKER ".brokers.\"%s\".pod_reference_scope = \"%s\"\n",
+			o->brokers[i].id, o->brokers[i].cluster_scope ? "cluster" : "agent_node");
+}
