@@ -83,6 +83,9 @@ struct http_client_options {
 	bool not_local;  /* as dial_options */
 	int connect_ms;  /* for connecting and the handshake; 0: 30 s */
 	bool no_reuse;   /* a connection for each call */
+	/* Under way at once, those with part() not counted: fewer connections in a rush, each used
+	 * more often. 0: HTTP_CLIENT_CALLS_MAX, which is the most in any case. */
+	int calls_max;
 };
 /* ERR_INVALID: the URL, which may have no query. Options are copied. */
 int http_client_new(struct loop *l, const struct http_client_options *o, struct http_client **ret,

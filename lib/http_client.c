@@ -132,8 +132,10 @@ static void call_free(struct http_call *c)
 static void call_release(struct http_call *c)
 {
 	c->over = true;
-	if (c->active)
+	if (c->active) {
 		c->client->n_active--;
+		c->client->n_plain -= !c->part;
+	}
 	c->active = false;
 	list_remove(&c->node);
 	dial_cancel(c->dial);
@@ -147,12 +149,15 @@ static void call_start(struct http_call *c);
 
 static void client_go_on(struct http_client *cl)
 {
-	while (cl->n_active < HTTP_CLIENT_CALLS_MAX && !list_empty(&cl->waiting)) {
-		struct http_call *c = container_of(cl->waiting.next, struct http_call, node);
-
+	list_each (c, &cl->waiting, struct http_call, node) {
+		if (cl->n_active >= HTTP_CLIENT_CALLS_MAX)
+			return;
+		if (!c->part && cl->n_plain >= cl->calls_max)
+			continue;
 		list_remove(&c->node);
 		list_append(&cl->active, &c->node);
 		cl->n_active++;
+		cl->n_plain += !c->part;
 		c->active = true;
 		call_start(c);
 	}
@@ -428,6 +433,7 @@ int http_client_new(struct loop *l, const struct http_client_options *o, struct 
 	cl->verify_arg = o->verify_arg;
 	cl->not_local = o->not_local;
 	cl->no_reuse = o->no_reuse;
+	cl->calls_max = o->calls_max ? o->calls_max : HTTP_CLIENT_CALLS_MAX;
 	cl->connect_ms = o->connect_ms ? o->connect_ms : HTTP_TIMEOUT_MS_DEFAULT;
 	list_init(&cl->conns);
 	list_init(&cl->idle);

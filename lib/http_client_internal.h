@@ -41,6 +41,8 @@ struct http_client {
 	int n_idle;
 	struct list active; /* calls */
 	int n_active;
+	int n_plain; /* of these, without part() */
+	int calls_max;
 	struct list waiting;
 	struct list refused; /* calls that are told so soon */
 };

@@ -233,6 +233,7 @@ static int client_begin(struct kube *k, struct err *e)
 							  : NULL,
 		.verify_arg = k,
 		.sni = k->config.tls_server_name,
+		.calls_max = KUBE_CALLS_MAX,
 		.arg = k,
 	};
 

@@ -19,6 +19,7 @@ enum {
 	KUBE_LIST_PAGE = 500,
 	KUBE_TOKEN_AGE_S = 60, /* a token from a file is read again after that */
 	KUBE_TIMEOUT_MS = 30000,
+	KUBE_CALLS_MAX = 32,  /* under way at once, watches not counted */
 	KUBE_WATCH_S = 300,   /* a watch is asked for anew after that, ±20 % */
 	KUBE_RETRIES_MAX = 4, /* of a call that was told to come later (429) */
 };

@@ -380,6 +380,30 @@ static void test_renew(void)
 	script_end(c);
 }
 
+/* In a rush few connections are used often. */
+static void test_calls_max(void)
+{
+	struct outcome o[9] = { 0 };
+	struct http_client_options co = { .allow_plain = true, .calls_max = 1 };
+	AUTO(free) char *url = NULL;
+	struct http_client *c = NULL;
+	struct err e = ERR_INIT;
+
+	for (int i = 0; i < 9; i++)
+		script.steps[i].answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+	script_begin();
+	url = xasprintf("http://127.0.0.1:%d", script.port);
+	co.url = url;
+	CHECK_OK(http_client_new(loop, &co, &c, &e));
+	for (int i = 0; i < 9; i++)
+		begin(c, GET, &o[i]);
+	loop_run(loop);
+	for (int i = 0; i < 9; i++)
+		CHECK_STR(o[i].text, "ok");
+	CHECK_INT(script.accepted, 1);
+	script_end(c);
+}
+
 static void test_unasked_bytes(void)
 {
 	struct outcome o = { 0 };
@@ -669,6 +693,6 @@ static void test_tls(void)
 }
 
 TEST_MAIN(TEST(test_keep_alive), TEST(test_streamed), TEST(test_stale),
-	TEST(test_fresh_is_not_repeated), TEST(test_renew), TEST(test_unasked_bytes),
-	TEST(test_hostile), TEST(test_refused), TEST(test_many), TEST(test_free_in_done),
-	TEST(test_tls))
+	TEST(test_fresh_is_not_repeated), TEST(test_renew), TEST(test_calls_max),
+	TEST(test_unasked_bytes), TEST(test_hostile), TEST(test_refused), TEST(test_many),
+	TEST(test_free_in_done), TEST(test_tls))
