@@ -57,4 +57,21 @@ void api_attest(
 	struct rpc_call *c, void (*fn)(void *arg, struct rpc_call *c, struct view *v), void *arg);
 void api_no_identity(struct rpc_call *c, const struct view *v);
 
+/* JWT-SVIDs for the caller of a unary call, one for each fitting entry of a view (api_tokens.c). */
+struct api_token {
+	char *spiffe_id, *hint, *text;
+};
+struct api_tokens_wanted {
+	const struct strings *audience;
+	const char *spiffe_id; /* NULL, "": all */
+	bool others;           /* for somebody else, who gets no admin's and no downstream's */
+};
+typedef void api_tokens_reply(struct rpc_call *c, const struct api_token *v, size_t n);
+/* False, and nothing done, when no entry fits. Else the call is answered by fn(), or failed, once
+ * all are there; maybe before this returns. */
+bool api_tokens(struct rpc_call *c, struct api *a, const struct view *v,
+	const struct api_tokens_wanted *w, api_tokens_reply *fn);
+/* Looks at the request; fails the call when it is no good. */
+bool api_tokens_asked_well(struct rpc_call *c, size_t n_audience, const char *spiffe_id);
+
 #endif

@@ -19,11 +19,6 @@
 
 enum kind { X509_SVIDS, X509_BUNDLES, JWT_SVIDS, JWT_BUNDLES };
 
-struct token {
-	struct ask *of;
-	char *spiffe_id, *hint, *text;
-};
-
 struct ask {
 	struct view_watch watch;
 	struct rpc_call *call;
@@ -35,22 +30,10 @@ struct ask {
 	/* JWT_SVIDS */
 	struct strings audience;
 	char *spiffe_id;
-	struct token *tokens;
-	size_t n_tokens, pending;
-	bool ended; /* freed once nothing is pending either */
-	struct err err;
 };
 
 static void ask_free(struct ask *k)
 {
-	for (size_t i = 0; i < k->n_tokens; i++) {
-		free(k->tokens[i].spiffe_id);
-		free(k->tokens[i].hint);
-		if (k->tokens[i].text)
-			mem_wipe(k->tokens[i].text, strlen(k->tokens[i].text));
-		free(k->tokens[i].text);
-	}
-	free(k->tokens);
 	strings_deinit(&k->audience);
 	free(k->spiffe_id);
 	if (k->sent)
@@ -318,93 +301,27 @@ static void on_end(struct rpc_call *c)
 		view_unref(k->view);
 		k->view = NULL;
 	}
-	k->ended = true;
-	if (!k->pending)
-		ask_free(k);
+	ask_free(k);
 }
 
 /* ---- JWT-SVIDs ---- */
 
-static void reply_tokens(struct ask *k)
+static void reply_tokens(struct rpc_call *c, const struct api_token *tokens, size_t n)
 {
 	BROKER(FetchJWTSVIDResponse) rs = SPIFFE__BROKER__FETCH_JWTSVIDRESPONSE__INIT;
-	AUTO(free) BROKER(JWTSVID) *v = xcalloc(k->n_tokens + 1, sizeof(*v));
-	AUTO(free) BROKER(JWTSVID) **vp = xcalloc(k->n_tokens + 1, sizeof(*vp));
+	AUTO(free) BROKER(JWTSVID) *v = xcalloc(n, sizeof(*v));
+	AUTO(free) BROKER(JWTSVID) **vp = xcalloc(n, sizeof(*vp));
 
-	for (size_t i = 0; i < k->n_tokens; i++) {
-		if (!k->tokens[i].text)
-			continue;
+	for (size_t i = 0; i < n; i++) {
 		spiffe__broker__jwtsvid__init(&v[i]);
-		v[i].spiffe_id = k->tokens[i].spiffe_id;
-		v[i].svid = k->tokens[i].text;
-		v[i].hint = k->tokens[i].hint;
-		vp[rs.n_svids++] = &v[i];
+		v[i].spiffe_id = tokens[i].spiffe_id;
+		v[i].svid = tokens[i].text;
+		v[i].hint = tokens[i].hint;
+		vp[i] = &v[i];
 	}
 	rs.svids = vp;
-	rpc_reply(k->call, &rs.base);
-}
-
-/* The last one answers; it counts as pending until that is done. */
-static void one_less(struct ask *k)
-{
-	struct rpc_call *c = k->call;
-
-	if (k->pending > 1) {
-		k->pending--;
-		return;
-	}
-	if (k->err.code)
-		rpc_fail(c, ERR_UNAVAILABLE, "could not fetch JWT-SVID: %s", k->err.msg);
-	else
-		reply_tokens(k);
-	k->pending = 0;
-	if (k->ended)
-		ask_free(k);
-	rpc_call_unref(c);
-}
-
-static void got_token(void *arg, const char *token, const struct err *e)
-{
-	struct token *t = arg;
-
-	if (token)
-		t->text = xstrdup(token);
-	else
-		t->of->err = *e;
-	one_less(t->of);
-}
-
-static bool wants(const struct ask *k, const struct entry *en)
-{
-	return !k->spiffe_id[0] || strcmp(k->spiffe_id, en->spiffe_id) == 0;
-}
-
-static void fetch_tokens(struct ask *k, struct view *v)
-{
-	size_t n = 0;
-
-	k->tokens = xcalloc(v->n_matches + 1, sizeof(*k->tokens));
-	for (size_t i = 0; i < v->n_matches; i++) {
-		const struct entry *en = &v->matches[i]->entry;
-
-		if (wants(k, en))
-			k->tokens[k->n_tokens++] = (struct token){ .of = k,
-				.spiffe_id = xstrdup(en->spiffe_id),
-				.hint = xstrdup(en->hint) };
-	}
-	if (k->n_tokens == 0) {
-		refuse(k->call, ERR_DENIED, "WORKLOAD_NOT_ENTITLED", "no identity issued");
-		return;
-	}
-	/* From here on k outlives the call, until the last token is there. */
-	rpc_call_ref(k->call);
-	k->pending = k->n_tokens + 1;
-	for (size_t i = 0; i < v->n_matches; i++) {
-		if (wants(k, &v->matches[i]->entry))
-			jwtcache_get(k->api->jwt, &v->matches[i]->entry, &k->audience, got_token,
-				&k->tokens[n++]);
-	}
-	one_less(k);
+	rs.n_svids = n;
+	rpc_reply(c, &rs.base);
 }
 
 /* ---- from the request to the workload ---- */
@@ -424,7 +341,11 @@ static void on_attested(void *arg, const struct selectors *s, const struct err *
 	}
 	v = cache_view(k->api->cache, s);
 	if (k->kind == JWT_SVIDS) {
-		fetch_tokens(k, v);
+		struct api_tokens_wanted w = { .audience = &k->audience,
+			.spiffe_id = k->spiffe_id };
+
+		if (!api_tokens(k->call, k->api, v, &w, reply_tokens))
+			refuse(k->call, ERR_DENIED, "WORKLOAD_NOT_ENTITLED", "no identity issued");
 		view_unref(v);
 		return;
 	}
@@ -497,23 +418,10 @@ static void subscribe_jwt_bundles(struct rpc_call *c, const ProtobufCMessage *re
 static void fetch_jwt(struct rpc_call *c, const ProtobufCMessage *req)
 {
 	const BROKER(FetchJWTSVIDRequest) *rq = (const BROKER(FetchJWTSVIDRequest) *)req;
-	struct spiffeid id = SPIFFEID_INIT;
-	struct err e = ERR_INIT;
 	struct ask *k;
 
-	if (rq->n_audience == 0) {
-		rpc_fail(c, ERR_INVALID, "audience must be specified");
+	if (!api_tokens_asked_well(c, rq->n_audience, rq->spiffe_id))
 		return;
-	}
-	if (rq->n_audience > JWT_MAX_AUDIENCES) {
-		rpc_fail(c, ERR_INVALID, "more than %d audiences", JWT_MAX_AUDIENCES);
-		return;
-	}
-	if (rq->spiffe_id[0] && spiffeid_parse_str(&id, rq->spiffe_id, &e)) {
-		rpc_fail(c, ERR_INVALID, "invalid requested SPIFFE ID: %s", e.msg);
-		return;
-	}
-	spiffeid_deinit(&id);
 	k = begin(c, JWT_SVIDS);
 	k->spiffe_id = xstrdup(rq->spiffe_id);
 	for (size_t i = 0; i < rq->n_audience; i++)

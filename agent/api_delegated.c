@@ -28,29 +28,11 @@ struct delegate {
 	struct rpc_payload *sent;
 	struct selectors selectors;
 	pid_t pid;
-	struct strings audience;
-	/* JWT_SVIDS */
-	struct token *tokens;
-	size_t n_tokens, pending;
-	bool ended; /* freed once nothing is pending either */
-	struct err err;
-};
-
-struct token {
-	struct delegate *of;
-	char *spiffe_id, *hint, *text;
+	struct strings audience; /* JWT_SVIDS */
 };
 
 static void delegate_free(struct delegate *d)
 {
-	for (size_t i = 0; i < d->n_tokens; i++) {
-		free(d->tokens[i].spiffe_id);
-		free(d->tokens[i].hint);
-		if (d->tokens[i].text)
-			mem_wipe(d->tokens[i].text, strlen(d->tokens[i].text));
-		free(d->tokens[i].text);
-	}
-	free(d->tokens);
 	selectors_deinit(&d->selectors);
 	strings_deinit(&d->audience);
 	if (d->sent)
@@ -323,101 +305,37 @@ static void on_end(struct rpc_call *c)
 	view_unref(d->target);
 	view_unref(d->caller);
 	d->target = d->caller = NULL;
-	d->ended = true;
-	if (!d->pending)
-		delegate_free(d);
+	delegate_free(d);
 }
 
 /* ---- JWT-SVIDs ---- */
 
-static void reply_tokens(struct delegate *d)
+static void reply_tokens(struct rpc_call *c, const struct api_token *tokens, size_t n)
 {
 	DELEGATED(FetchJWTSVIDsResponse) *rs = xmalloc(sizeof(*rs));
 
 	spire__api__agent__delegatedidentity__v1__fetch_jwtsvids_response__init(rs);
-	rs->svids = xcalloc(d->n_tokens + 1, sizeof(void *));
-	for (size_t i = 0; i < d->n_tokens; i++) {
-		struct token *t = &d->tokens[i];
-		Spire__Api__Types__JWTSVID *m;
+	rs->svids = xcalloc(n, sizeof(void *));
+	for (size_t i = 0; i < n; i++) {
+		Spire__Api__Types__JWTSVID *m = xmalloc(sizeof(*m));
 		struct jwt j = { 0 };
 		struct err e = ERR_INIT;
 
-		if (!t->text)
-			continue;
-		m = xmalloc(sizeof(*m));
 		spire__api__types__jwtsvid__init(m);
-		m->token = xstrdup(t->text);
-		m->id = id_msg(t->spiffe_id);
-		m->hint = xstrdup(t->hint);
-		if (jwt_parse(bytes_str(t->text), &j, &e) == 0) {
+		m->token = xstrdup(tokens[i].text);
+		m->id = id_msg(tokens[i].spiffe_id);
+		m->hint = xstrdup(tokens[i].hint);
+		if (jwt_parse(bytes_str(m->token), &j, &e) == 0) {
 			m->expires_at = j.exp;
 			m->issued_at = j.iat;
 		}
 		jwt_deinit(&j);
 		rs->svids[rs->n_svids++] = m;
 	}
-	rpc_reply(d->call, &rs->base);
+	rpc_reply(c, &rs->base);
 	for (size_t i = 0; i < rs->n_svids; i++)
 		mem_wipe(rs->svids[i]->token, strlen(rs->svids[i]->token));
 	spire__api__agent__delegatedidentity__v1__fetch_jwtsvids_response__free_unpacked(rs, NULL);
-}
-
-/* The last one answers; it counts as pending until that is done. */
-static void one_less(struct delegate *d)
-{
-	struct rpc_call *c = d->call;
-
-	if (d->pending > 1) {
-		d->pending--;
-		return;
-	}
-	if (d->err.code)
-		rpc_fail(c, ERR_UNAVAILABLE, "could not fetch JWT-SVID: %s", d->err.msg);
-	else
-		reply_tokens(d);
-	d->pending = 0;
-	if (d->ended)
-		delegate_free(d);
-	rpc_call_unref(c);
-}
-
-static void got_token(void *arg, const char *token, const struct err *e)
-{
-	struct token *t = arg;
-
-	if (token)
-		t->text = xstrdup(token);
-	else
-		t->of->err = *e;
-	one_less(t->of);
-}
-
-static void fetch_tokens(struct delegate *d, struct view *v)
-{
-	size_t n = 0;
-
-	d->tokens = xcalloc(v->n_matches + 1, sizeof(*d->tokens));
-	for (size_t i = 0; i < v->n_matches; i++) {
-		const struct entry *en = &v->matches[i]->entry;
-
-		if (may_delegate(v->matches[i]))
-			d->tokens[d->n_tokens++] = (struct token){ .of = d,
-				.spiffe_id = xstrdup(en->spiffe_id),
-				.hint = xstrdup(en->hint) };
-	}
-	if (d->n_tokens == 0) {
-		api_no_identity(d->call, v);
-		return;
-	}
-	/* From here on d outlives the call, until the last token is there. */
-	rpc_call_ref(d->call);
-	d->pending = d->n_tokens + 1;
-	for (size_t i = 0; i < v->n_matches; i++) {
-		if (may_delegate(v->matches[i]))
-			jwtcache_get(d->api->jwt, &v->matches[i]->entry, &d->audience, got_token,
-				&d->tokens[n++]);
-	}
-	one_less(d);
 }
 
 /* ---- from the request to its target ---- */
@@ -427,7 +345,10 @@ static void have_target(struct delegate *d, const struct selectors *s)
 	struct view *v = cache_view(d->api->cache, s);
 
 	if (d->kind == JWT_SVIDS) {
-		fetch_tokens(d, v);
+		struct api_tokens_wanted w = { .audience = &d->audience, .others = true };
+
+		if (!api_tokens(d->call, d->api, v, &w, reply_tokens))
+			api_no_identity(d->call, v);
 		view_unref(v);
 		return;
 	}
@@ -539,14 +460,8 @@ static void fetch_jwt(struct rpc_call *c, const ProtobufCMessage *req)
 	const DELEGATED(FetchJWTSVIDsRequest) *rq = (const DELEGATED(FetchJWTSVIDsRequest) *)req;
 	struct delegate *d;
 
-	if (rq->n_audience == 0) {
-		rpc_fail(c, ERR_INVALID, "audience must be specified");
+	if (!api_tokens_asked_well(c, rq->n_audience, ""))
 		return;
-	}
-	if (rq->n_audience > JWT_MAX_AUDIENCES) {
-		rpc_fail(c, ERR_INVALID, "more than %d audiences", JWT_MAX_AUDIENCES);
-		return;
-	}
 	d = begin(c, JWT_SVIDS);
 	d->pid = rq->pid;
 	for (size_t i = 0; i < rq->n_audience; i++)

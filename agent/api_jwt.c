@@ -19,160 +19,55 @@ static inline void auto_json_decref(json_t **p)
 
 /* ---- FetchJWTSVID ---- */
 
-struct jwt_one {
-	struct jwt_fetch *of;
-	char *spiffe_id, *hint, *token;
-};
-
 struct jwt_fetch {
-	struct rpc_call *call;
-	struct api *api;
 	struct strings audience;
 	char *spiffe_id; /* "": all */
-	struct jwt_one *v;
-	size_t n, pending;
-	struct err err;     /* any failure but: */
-	struct err missing; /* an entry that is no more */
 };
 
 static void fetch_free(struct jwt_fetch *f)
 {
-	for (size_t i = 0; i < f->n; i++) {
-		free(f->v[i].spiffe_id);
-		free(f->v[i].hint);
-		if (f->v[i].token)
-			mem_wipe(f->v[i].token, strlen(f->v[i].token));
-		free(f->v[i].token);
-	}
-	free(f->v);
 	free(f->spiffe_id);
 	strings_deinit(&f->audience);
-	rpc_call_unref(f->call);
 	free(f);
 }
 
-static void fetch_reply(struct jwt_fetch *f)
+static void fetch_reply(struct rpc_call *c, const struct api_token *tokens, size_t n)
 {
 	JWTSVIDResponse rs = JWTSVIDRESPONSE__INIT;
-	AUTO(free) JWTSVID *v = xcalloc(f->n, sizeof(*v));
-	AUTO(free) JWTSVID **vp = xcalloc(f->n, sizeof(*vp));
+	AUTO(free) JWTSVID *v = xcalloc(n, sizeof(*v));
+	AUTO(free) JWTSVID **vp = xcalloc(n, sizeof(*vp));
 
-	for (size_t i = 0; i < f->n; i++) {
-		if (!f->v[i].token)
-			continue;
+	for (size_t i = 0; i < n; i++) {
 		jwtsvid__init(&v[i]);
-		v[i].spiffe_id = f->v[i].spiffe_id;
-		v[i].svid = f->v[i].token;
-		v[i].hint = f->v[i].hint;
-		vp[rs.n_svids++] = &v[i];
+		v[i].spiffe_id = tokens[i].spiffe_id;
+		v[i].svid = tokens[i].text;
+		v[i].hint = tokens[i].hint;
+		vp[i] = &v[i];
 	}
 	rs.svids = vp;
-	rpc_reply(f->call, &rs.base);
-}
-
-static size_t count_tokens(const struct jwt_fetch *f)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < f->n; i++)
-		n += f->v[i].token != NULL;
-	return n;
-}
-
-static void one_less(struct jwt_fetch *f)
-{
-	if (--f->pending)
-		return;
-	if (!f->err.code && count_tokens(f) == 0)
-		f->err = f->missing;
-	if (f->err.code)
-		rpc_fail(f->call, ERR_UNAVAILABLE, "could not fetch JWT-SVID: %s", f->err.msg);
-	else
-		fetch_reply(f);
-	fetch_free(f);
-}
-
-static void got_token(void *arg, const char *token, const struct err *e)
-{
-	static struct log_limit limit;
-	struct jwt_one *one = arg;
-	struct jwt_fetch *f = one->of;
-
-	if (token) {
-		one->token = xstrdup(token);
-	} else if (e->code == ERR_NOT_FOUND) {
-		/* Deleted between our match and the server's answer: the others still count. */
-		f->missing = *e;
-	} else {
-		f->err = *e;
-		if (log_allowed(&limit, 5))
-			log_event(LOG_ERROR, "workload", "Could not fetch a JWT-SVID", "spiffe_id",
-				one->spiffe_id, "code", err_code_name(e->code), "error", e->msg,
-				NULL);
-	}
-	one_less(f);
+	rs.n_svids = n;
+	rpc_reply(c, &rs.base);
 }
 
 static void fetch_for(void *arg, struct rpc_call *c, struct view *v)
 {
 	struct jwt_fetch *f = arg;
+	struct api_tokens_wanted w = { .audience = &f->audience, .spiffe_id = f->spiffe_id };
 
-	if (!v) {
-		fetch_free(f);
-		return;
-	}
-	f->v = xcalloc(v->n_matches + 1, sizeof(*f->v));
-	f->pending = 1;
-	/* All are set up before the first may answer. */
-	for (size_t i = 0; i < v->n_matches; i++) {
-		const struct entry *en = &v->matches[i]->entry;
-
-		if (f->spiffe_id[0] && strcmp(f->spiffe_id, en->spiffe_id) != 0)
-			continue;
-		f->v[f->n++] = (struct jwt_one){
-			.of = f, .spiffe_id = xstrdup(en->spiffe_id), .hint = xstrdup(en->hint)
-		};
-	}
-	if (f->n == 0) {
+	if (v && !api_tokens(c, rpc_call_data(c), v, &w, fetch_reply))
 		api_no_identity(c, v);
-		view_unref(v);
-		fetch_free(f);
-		return;
-	}
-	f->pending += f->n;
-	for (size_t i = 0, k = 0; i < v->n_matches; i++) {
-		const struct entry *en = &v->matches[i]->entry;
-
-		if (!f->spiffe_id[0] || strcmp(f->spiffe_id, en->spiffe_id) == 0)
-			jwtcache_get(f->api->jwt, en, &f->audience, got_token, &f->v[k++]);
-	}
 	view_unref(v);
-	one_less(f);
+	fetch_free(f);
 }
 
 void api_fetch_jwt(struct rpc_call *c, const ProtobufCMessage *req)
 {
 	const JWTSVIDRequest *rq = (const JWTSVIDRequest *)req;
-	struct spiffeid id = SPIFFEID_INIT;
-	struct err e = ERR_INIT;
 	struct jwt_fetch *f;
 
-	if (rq->n_audience == 0) {
-		rpc_fail(c, ERR_INVALID, "audience must be specified");
+	if (!api_tokens_asked_well(c, rq->n_audience, rq->spiffe_id))
 		return;
-	}
-	if (rq->n_audience > JWT_MAX_AUDIENCES) {
-		rpc_fail(c, ERR_INVALID, "more than %d audiences", JWT_MAX_AUDIENCES);
-		return;
-	}
-	if (rq->spiffe_id[0] && spiffeid_parse_str(&id, rq->spiffe_id, &e)) {
-		rpc_fail(c, ERR_INVALID, "invalid requested SPIFFE ID: %s", e.msg);
-		return;
-	}
-	spiffeid_deinit(&id);
 	f = xcalloc(1, sizeof(*f));
-	f->call = rpc_call_ref(c);
-	f->api = rpc_call_data(c);
 	f->spiffe_id = xstrdup(rq->spiffe_id);
 	for (size_t i = 0; i < rq->n_audience; i++)
 		strings_add(&f->audience, rq->audience[i]);
