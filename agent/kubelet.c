@@ -480,15 +480,28 @@ static void count_quick(struct kubelet *k, int64_t now)
 	k->quick_ns += KUBELET_QUICK_REFILL_NS;
 }
 
+static bool somebody_young(const struct kubelet *k, int64_t now)
+{
+	list_each (w, &k->waiting, struct kubelet_wait, link)
+		if (now - w->since_ns < KUBELET_YOUNG_NS)
+			return true;
+	return false;
+}
+
+/* Never so short that a slow kubelet would be asked for more than a third of the time. */
 static int64_t pause_of(const struct kubelet *k)
 {
-	int64_t most = k->o->poll_retry_interval_ns, first = 3 * k->took_ns;
-	int64_t pause = k->pause_ns;
+	int64_t most = k->o->poll_retry_interval_ns, least = 2 * k->took_ns;
+	int64_t pause = k->pause_ns, now = clock_mono().ns;
 
-	if (!k->o->poll_quickly || !may_be_quick(k, clock_mono().ns))
+	if (!k->o->poll_quickly || pause >= most || !may_be_quick(k, now))
 		return most;
 	if (!pause)
-		pause = first > KUBELET_QUICK_NS ? first : KUBELET_QUICK_NS;
+		pause = KUBELET_QUICK_NS;
+	if (pause > KUBELET_QUICK_MOST_NS && somebody_young(k, now))
+		pause = KUBELET_QUICK_MOST_NS;
+	if (pause < least)
+		pause = least;
 	return pause < most ? pause : most;
 }
 

@@ -5,7 +5,7 @@
  * by, and ends there, unless others came shortly before: then it is read to its end, so that the
  * next ones find their pods in what is known already. While somebody waits for a container that the
  * last list did not have, requests begin poll_retry_interval apart; if that was not given, sooner
- * at first, as most are there a few ms later, within a budget that nobody can drive up.
+ * at first, as most are there within a second or two, within a budget that nobody can drive up.
  *
  * How old may what is given be? A list is used for poll_retry_interval (500 ms) after its request
  * began, as SPIRE does. A process that was attested in the same pod before is given what is known
@@ -25,8 +25,10 @@
 
 #define KUBELET_AGAIN_NS (2 * NS_PER_SEC)
 #define KUBELET_QUICK_NS (30 * NS_PER_MS) /* the first pause, then half as much again each time */
-#define KUBELET_QUICK_REFILL_NS (250 * NS_PER_MS)
-enum { KUBELET_QUICK_MAX = 10 }; /* requests sooner than the interval, and one more each refill */
+#define KUBELET_QUICK_MOST_NS (80 * NS_PER_MS) /* no longer than this for the young */
+#define KUBELET_YOUNG_NS (3 * NS_PER_SEC)      /* the kubelet looks for changes once a second */
+#define KUBELET_QUICK_REFILL_NS (200 * NS_PER_MS)
+enum { KUBELET_QUICK_MAX = 40 }; /* requests sooner than the interval, and one more each refill */
 enum { KUBELET_TIMEOUT_MS = 10000, KUBELET_AGAIN_MAX = 16 };
 
 struct kubelet;

@@ -502,8 +502,9 @@ const struct config_option agent_option_table[] = {
 		AT(k8s.poll_retry_interval_ns),
 		.value = "500ms",
 		.doc = "So long between two of them, which all callers share; and so long one may "
-		       "be used. Not given: the first come sooner, 30 ms after one another, then "
-		       "ever later up to this; max_poll_attempts then stands for the time that so "
+		       "be used. Not given: for the first 3 s they come 30 to 80 ms after one "
+		       "another, then ever later up to this; max_poll_attempts then stands for the "
+		       "time that so "
 		       "many would take." },
 	{ .path = K8S ".reload_interval",
 		.type = CONFIG_T_DURATION,
