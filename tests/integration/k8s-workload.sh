@@ -1,6 +1,7 @@
 #!/bin/bash
 # Attestation of processes in pods, by a stand-in kubelet (kubelet.py): selectors, waiting, trust, a kubelet that misbehaves.
 source "$(dirname "$0")/lib.sh"
+. tests/e2e/kube.inc
 
 uid1=0a1b2c3d-1111-4222-8333-444455556666 uid2=0a1b2c3d-2222-4222-8333-444455556666
 id1=$(printf 'a1%.0s' {1..32}) id2=$(printf 'b2%.0s' {1..32}) id3=$(printf 'c3%.0s' {1..32})
@@ -17,7 +18,7 @@ need() {
 }
 
 groups_gone() { [ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} + 2>/dev/null; }
-trap 'until_ok 3 groups_gone; cleanup' EXIT
+trap 'until_ok 3 groups_gone >/dev/null; cleanup' EXIT
 
 # in_pod UID CONTAINER-ID COMMAND…
 in_pod() {
@@ -312,6 +313,38 @@ misbehaving() {
 	grep -q 'unable to perform request: Get .*connection refused' "$W/agent.log"
 }
 
+# By a real kube-apiserver, with no more rights than the manual names.
+namespace_labels() {
+	need
+	kube_need etcd kube-apiserver kubectl
+	kube_up || return 1
+	local admin=$KUBECONFIG
+	kubectl create namespace shop >/dev/null && kubectl label namespace shop team=blue >/dev/null || return 1
+	kube_user agent /CN=agent || return 1
+	all_up 'enable_namespace_labels = true' || return 1
+	pod web shop $uid1 $id1
+	entry blue k8s:ns-label:team:blue k8s:ns:shop >/dev/null && entry red k8s:ns-label:team:red >/dev/null || return 1
+	# no right, no labels, and so no selectors at all
+	kill "$APID" && until_ok 10 gone "$APID"
+	export KUBECONFIG=$KUBE/agent.kubeconfig
+	agent_start || return 1
+	LIMIT=2 pod_fetch $uid1 $id1 >"$W/o" 2>&1 && return 1
+	grep -q 'unable to get namespace labels for \\"shop\\": unable to get namespace \\"shop\\": namespaces \\"shop\\" is forbidden' "$W/agent.log" || return 1
+	KUBECONFIG=$admin kubectl create clusterrole ns --verb=get,list,watch --resource=namespaces >/dev/null &&
+		KUBECONFIG=$admin kubectl create clusterrolebinding ns --clusterrole=ns --user=agent >/dev/null || return 1
+	until_ok 5 pod_fetch $uid1 $id1 && pod_fetch $uid1 $id1 >"$W/o" && grep -q "spiffe://$TD/blue" "$W/o" || return 1
+	KUBECONFIG=$admin kubectl label --overwrite namespace shop team=red >/dev/null
+	sleep 0.6
+	pod_fetch $uid1 $id1 >"$W/o" && grep -q "spiffe://$TD/red" "$W/o" && ! grep -q "spiffe://$TD/blue" "$W/o" || return 1
+	# the same by a watch
+	k8s_conf 'enable_namespace_labels = true
+	experimental { api_server { cache { enabled = true } } }'
+	kill "$APID" && until_ok 10 gone "$APID" && agent_start && pod_fetch $uid1 $id1 | grep -q "spiffe://$TD/red" || return 1
+	KUBECONFIG=$admin kubectl label --overwrite namespace shop team=blue >/dev/null
+	sleep 0.6
+	pod_fetch $uid1 $id1 | grep -q "spiffe://$TD/blue"
+}
+
 # A hundred and ten pods that all ask at once, and no more than a few requests for them.
 whole_node() {
 	all_up || return 1
@@ -344,5 +377,6 @@ t 'a token that changes is read again' credentials
 t 'the kubelet is believed only with the right certificate' trust
 t 'the read-only port' read_only_port
 t 'a kubelet that misbehaves' misbehaving
+t 'labels of namespaces, by a real API server' namespace_labels
 t 'all pods of a node at once' whole_node
 finish

@@ -107,6 +107,38 @@ static void test_real_list(void)
 	}
 }
 
+/* As a kubelet 1.35 said it: pods that run, one with an init container that fails again and again
+ * and a debug container beside it. */
+static void test_real_kubelet(void)
+{
+	static const char *const of_web[] = { "sa:default", "ns:shop", "node-name:node1",
+		"pod-uid:43d4b1e8-c95d-4fd9-b9bd-73df0ce5a516", "pod-name:web-64674975f8-pdkz9",
+		"pod-image-count:1", "pod-init-image-count:0", "pod-label:app:web",
+		"pod-image:docker.io/local/busybox:1",
+		"pod-image:sha256:9255b9762b0049fb7618ec2e7b3744b1793252be6d05cd649a4ed8c760135731",
+		"pod-label:pod-template-hash:64674975f8", "pod-owner:ReplicaSet:web-64674975f8",
+		"pod-owner-uid:ReplicaSet:07d9e626-6d8a-4afb-8ac0-cbe66a98ba45" };
+	AUTO_BUF struct buf text = BUF_INIT;
+	struct rig r = { .enough = 0 };
+	struct selectors s = { 0 };
+	struct err e;
+
+	CHECK_OK(buf_read_file(&text, "tests/fuzz/corpus/podlist/kubelet-1.35", &e));
+	CHECK_OK(read_list(&r, buf_view(&text), 1000, &e));
+	CHECK_INT(r.n, 3);
+	CHECK_STR(pod_text(r.pods[0], r.pods[0]->name), "many");
+	CHECK_INT(r.pods[0]->containers.n, 2);
+	CHECK_INT(r.pods[0]->init_containers.n, 1);
+	CHECK_INT(r.pods[0]->ephemeral_containers.n, 1);
+	CHECK_STR(pod_text(r.pods[0], r.pods[0]->containers.v[0].container.id), "");
+	pod_selectors(r.pods[1], &s);
+	check_selectors(&s, of_web, ARRAY_LEN(of_web));
+	CHECK(pod_container(
+		r.pods[1], "1c0f9ab3693dad9a27c61778c5f07f308032c6f9b82cdb42895a797d7ffd698b"));
+	selectors_deinit(&s);
+	forget(&r);
+}
+
 /* What stands beyond the wanted pod is not looked at. */
 static void test_enough(void)
 {
@@ -284,5 +316,6 @@ static void test_large_list(void)
 	forget(&r);
 }
 
-TEST_MAIN(TEST(test_real_list), TEST(test_enough), TEST(test_refused), TEST(test_broken_pods),
-	TEST(test_limits), TEST(test_pods_max), TEST(test_one_pod), TEST(test_large_list))
+TEST_MAIN(TEST(test_real_list), TEST(test_real_kubelet), TEST(test_enough), TEST(test_refused),
+	TEST(test_broken_pods), TEST(test_limits), TEST(test_pods_max), TEST(test_one_pod),
+	TEST(test_large_list))
