@@ -288,7 +288,7 @@ install: all
 	for m in $(wildcard docs/man/*.1); do install -m 0644 $$m $(DESTDIR)$(mandir)/man1; done
 	for m in $(wildcard docs/man/*.5); do install -m 0644 $$m $(DESTDIR)$(mandir)/man5; done
 	install -d $(DESTDIR)$(prefix)/lib/systemd/system
-	for u in server agent; do sed 's|/usr/local/|$(prefix)/|; s|/etc/|$(sysconfdir)/|' deploy/systemd/assay-$$u.service \
+	for u in server agent files@; do sed 's|/usr/local/|$(prefix)/|; s|/etc/|$(sysconfdir)/|' deploy/systemd/assay-$$u.service \
 		>$(DESTDIR)$(prefix)/lib/systemd/system/assay-$$u.service; done
 	install -D -m 0644 deploy/completion/assay.bash $(DESTDIR)$(prefix)/share/bash-completion/completions/assay-server
 	ln -sf assay-server $(DESTDIR)$(prefix)/share/bash-completion/completions/assay-agent

@@ -31,12 +31,16 @@ void files_stop(struct files *f, int exit_code)
 
 void files_written(struct files *f)
 {
-	if (f->o->daemon)
+	if (f->ready)
 		return;
 	for (size_t i = 0; i < f->n_outs; i++)
 		if (f->outs[i].busy || !files_out_complete(&f->outs[i]))
 			return;
-	files_stop(f, 0);
+	f->ready = true;
+	if (f->o->daemon)
+		files_say_ready();
+	else
+		files_stop(f, 0);
 }
 
 /* Without daemon_mode: is this failure the end? An identity may still be on its way. */

@@ -199,6 +199,24 @@ static int open_set(const struct files_disk *d, const char *set)
 	return set ? openat(d->fd, set, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
 }
 
+/* A regular file with no other name: what somebody has linked into the folder is not read. */
+static bool read_own(int fd, struct stat *ret_st, struct buf *ret)
+{
+	char chunk[8192];
+	ssize_t n = -1;
+
+	if (fd < 0 || fstat(fd, ret_st) < 0 || !S_ISREG(ret_st->st_mode) || ret_st->st_nlink != 1 ||
+		ret_st->st_size > FILES_DISK_MAX)
+		return false;
+	while (ret->len <= FILES_DISK_MAX && (n = read(fd, chunk, sizeof(chunk))) > 0)
+		buf_append(ret, chunk, (size_t)n);
+	mem_wipe(chunk, sizeof(chunk));
+	if (n == 0 && (off_t)ret->len == ret_st->st_size)
+		return true;
+	buf_reset(ret);
+	return false;
+}
+
 bool files_disk_read(struct files_disk *d, const char *name, unsigned mode, uid_t uid, gid_t gid,
 	struct buf *ret)
 {
@@ -206,22 +224,12 @@ bool files_disk_read(struct files_disk *d, const char *name, unsigned mode, uid_
 	AUTO(close_fd) int set = open_set(d, d->present);
 	AUTO(close_fd) int fd = -1;
 	struct stat st;
-	char chunk[8192];
-	ssize_t n = -1;
 
 	if (set >= 0)
 		fd = openat(set, inside, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > FILES_DISK_MAX)
-		return false;
-	while (ret->len <= FILES_DISK_MAX && (n = read(fd, chunk, sizeof(chunk))) > 0)
-		buf_append(ret, chunk, (size_t)n);
-	mem_wipe(chunk, sizeof(chunk));
-	if (n != 0 || (off_t)ret->len != st.st_size) {
-		buf_reset(ret);
-		return false;
-	}
-	return (st.st_mode & 07777) == mode && (uid == (uid_t)-1 || st.st_uid == uid) &&
-	       (gid == (gid_t)-1 || st.st_gid == gid) && has_link(d, name);
+	return read_own(fd, &st, ret) && (st.st_mode & 07777) == mode &&
+	       (uid == (uid_t)-1 || st.st_uid == uid) && (gid == (gid_t)-1 || st.st_gid == gid) &&
+	       has_link(d, name);
 }
 
 /* ---- writing ---- */
@@ -389,25 +397,22 @@ static void drop_links(const struct files_disk *d)
 static int link_item(const struct files_disk *d, int set, const char *name, struct err *e)
 {
 	AUTO(free) char *inside = flat(name);
-	AUTO_BUF struct buf copy = BUF_INIT_MAX(FILES_DISK_MAX);
-	AUTO(free) char *path = NULL;
+	AUTO_BUF struct buf copy = BUF_INIT_SECRET;
+	AUTO(close_fd) int fd = -1;
+	struct files_item it = { .name = name };
+	bool root = geteuid() == 0;
 	struct stat st;
-	int r;
 
 	if (fstatat(d->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode) ||
 		linkat(d->fd, name, set, inside, 0) == 0)
 		return 0;
-	/* Of somebody else: protected_hardlinks. */
-	copy.secret = true;
-	path = xasprintf("%s/%s", d->dir, name);
-	r = buf_read_file(&copy, path, e);
-	if (!r) {
-		struct files_item it = { name, st.st_mode & 0777, buf_view(&copy) };
-
-		r = geteuid() == 0 ? write_item(set, &it, st.st_uid, st.st_gid, e)
-				   : write_item(set, &it, (uid_t)-1, (gid_t)-1, e);
-	}
-	return r;
+	/* Of somebody else (protected_hardlinks), or a file system without hard links. */
+	fd = openat(d->fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (!read_own(fd, &st, &copy))
+		return 0; /* it is missing until the second set is there */
+	it.mode = st.st_mode & 0777;
+	it.data = buf_view(&copy);
+	return write_item(set, &it, root ? st.st_uid : (uid_t)-1, root ? st.st_gid : (gid_t)-1, e);
 }
 
 /* Plain files of our names, such as spiffe-helper has written them: they become the first set, so

@@ -76,6 +76,7 @@ struct files {
 	size_t n_outs;
 	struct http_server *health;
 	struct mono started;
+	bool ready; /* everything was written once */
 	bool stopping;
 	int exit_code;
 };

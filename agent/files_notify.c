@@ -3,9 +3,12 @@
 #include <errno.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -191,6 +194,30 @@ static void tell_pid_file(void *arg)
 		return;
 	}
 	log_event(LOG_ERROR, "files", "Unable to signal PID file", "error", e.msg, NULL);
+}
+
+/* ---- systemd ---- */
+
+void files_say_ready(void)
+{
+	static const char text[] = "READY=1";
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	AUTO(close_fd) int fd = -1;
+	size_t n = path ? strlen(path) : 0;
+
+	if (n < 2 || n >= sizeof(sa.sun_path) || !strchr("/@", path[0]))
+		return;
+	memcpy(sa.sun_path, path, n);
+	if (path[0] == '@') /* a name without a file */
+		sa.sun_path[0] = 0;
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&sa,
+			      (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n)) < 0)
+		log_event(LOG_WARN, "files", "Unable to tell systemd", "error", strerror(errno),
+			NULL);
+	/* The programs that are started must not speak for this one. */
+	unsetenv("NOTIFY_SOCKET");
 }
 
 /* ---- both ---- */

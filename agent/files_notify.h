@@ -22,6 +22,9 @@ void files_notify(struct files_notify *n);
 /* The program goes on. */
 void files_notify_free(struct files_notify *n);
 
+/* To systemd, if it waits for it (sd_notify(3)): all files are there. */
+void files_say_ready(void);
+
 /* One attempt: reads the file, signals the process. ERR_NOT_FOUND when there is none. */
 int files_signal_pid_file(const char *path, int signo, pid_t *ret_pid, struct err *e) MUST_USE;
 

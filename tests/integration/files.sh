@@ -94,6 +94,23 @@ keys_of_the_helper() {
 	kill "$FPID" && until_ok 5 gone "$FPID" && wait "$FPID"
 }
 
+# To systemd it is ready when all files are there, and not before.
+ready() {
+	world 1h || return 1
+	s entry delete -entryID "$(s entry show -spiffeID "spiffe://$TD/two" | awk '/Entry ID/ {print $4}')" >/dev/null
+	conf 'hint = "second"'
+	python3 -c 'import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind(sys.argv[1])
+print(s.recv(100).decode(), flush=True)' "$W/notify" >"$W/said" &
+	pids+=("$!")
+	until_ok 5 test -S "$W/notify" || return 1
+	NOTIFY_SOCKET=$W/notify files
+	until_ok 5 grep -q 'failed to find the hinted' "$W/files.log" && [ ! -s "$W/said" ] || return 1
+	entry two "$me" -- -hint second >/dev/null
+	until_ok 10 grep -qx READY=1 "$W/said" && test -s "$W/certs/svid.pem"
+}
+
 together() {
 	world 4s || return 1
 	conf 'cmd = "/bin/true"'
@@ -223,6 +240,7 @@ once() {
 }
 
 t 'the keys of spiffe-helper: files, modes, hint, program, health' keys_of_the_helper
+t 'ready, to systemd' ready
 t 'key and certificate change together under a reader' together
 t 'several sets, one file for both, owner, signal by a pid file' sets_and_signals
 t 'killed in the middle: never half a set, nothing left over' killed

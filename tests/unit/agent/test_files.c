@@ -366,6 +366,29 @@ static void test_disk_full(void)
 	remove_dir();
 }
 
+/* What somebody has linked into the present set is not taken for our own. */
+static void test_disk_foreign_link(void)
+{
+	AUTO(free) char *secret = file("secret");
+	AUTO(free) char *token = file("..data/token");
+	AUTO_BUF struct buf b = BUF_INIT;
+	struct files_disk *d;
+	struct err e;
+
+	CHECK_OK(files_disk_open(test_dir(), "", &d, &e));
+	CHECK_OK(write_two(d, "c1", "k1", &e));
+	put_file("secret", "of somebody else", 0600);
+	CHECK(link(secret, token) == 0);
+	CHECK(!files_disk_read(d, "token", 0600, (uid_t)-1, (gid_t)-1, &b));
+	CHECK_INT(b.len, 0);
+	unlink(token);
+	CHECK(symlink(secret, token) == 0);
+	CHECK(!files_disk_read(d, "token", 0600, (uid_t)-1, (gid_t)-1, &b));
+	CHECK_INT(b.len, 0);
+	files_disk_close(d);
+	remove_dir();
+}
+
 static void test_disk_drops_links(void)
 {
 	struct files_item one = { "cert", 0644, bytes_str("c2") };
@@ -744,6 +767,6 @@ static void test_health(void)
 TEST_MAIN(TEST(test_argv), TEST(test_argv_bounds), TEST(test_golden), TEST(test_options_flags),
 	TEST(test_signal_names), TEST(test_describe), TEST(test_disk_changes_together),
 	TEST(test_disk_takes_over), TEST(test_disk_after_a_kill), TEST(test_disk_full),
-	TEST(test_disk_drops_links), TEST(test_content_x509), TEST(test_content_refused),
-	TEST(test_content_jwt_bundle), TEST(test_content_jwt), TEST(test_pid_file),
-	TEST(test_program), TEST(test_program_missed), TEST(test_health))
+	TEST(test_disk_foreign_link), TEST(test_disk_drops_links), TEST(test_content_x509),
+	TEST(test_content_refused), TEST(test_content_jwt_bundle), TEST(test_content_jwt),
+	TEST(test_pid_file), TEST(test_program), TEST(test_program_missed), TEST(test_health))
