@@ -30,7 +30,7 @@ struct jsonstream {
 	bool key;            /* the string that is being read is one */
 	struct buf text;
 	bool unfit;            /* text.p is not to be given */
-	unsigned code, digits; /* of \uXXXX */
+	unsigned code, digits; /* of \u0041 */
 	unsigned high;         /* first half of a surrogate pair, 0: none */
 	uint64_t offset;
 	struct err failed;
