@@ -46,6 +46,12 @@ static void on_event(void *arg, enum kube_event event, json_t *object)
 	INVARIANT(*balance >= 0);
 }
 
+static void stop(void *arg)
+{
+	(void)arg;
+	loop_stop(loop);
+}
+
 static int events(struct bytes v, size_t step)
 {
 	int balance = 0;
@@ -70,5 +76,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 		begin();
 	config(bytes_of(p, n));
 	INVARIANT(events(bytes_of(p, n), n + 1) == events(bytes_of(p, n), 1));
+	loop_post(loop, stop, NULL); /* timers come back when it has run */
+	loop_run(loop);
 	return 0;
 }
