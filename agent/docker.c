@@ -2,6 +2,7 @@
 
 #include <ctype.h>
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -478,6 +479,24 @@ char *docker_message(struct bytes json)
 	ret = xasprintf("%.500s", text ? text : "");
 	json_decref(j);
 	return ret;
+}
+
+static bool read_version(const char *s, unsigned *ret_major, unsigned *ret_minor)
+{
+	int end = 0;
+
+	return sscanf(s, "%3u.%3u%n", ret_major, ret_minor, &end) == 2 && s[end] == 0;
+}
+
+char *docker_version_of(const char *header)
+{
+	unsigned major, minor, top, top_minor;
+	bool known = read_version(DOCKER_VERSION_MAX, &top, &top_minor);
+
+	if (!known || !read_version(header, &major, &minor) || major > top ||
+		(major == top && minor > top_minor))
+		return xstrdup(DOCKER_VERSION_MAX);
+	return xstrdup(header);
 }
 
 char *docker_path(const char *version, const char *kind, const char *name)

@@ -66,6 +66,10 @@ void docker_facts_deinit(struct docker_facts *f);
 int docker_image_parse(struct bytes json, char **ret, struct err *e) MUST_USE;
 /* What an engine says of an error, for people; an empty text when it says nothing. */
 char *docker_message(struct bytes json);
+/* The version to put into paths, for an engine whose answer to /_ping names `header` ("": none).
+ * Caller frees. */
+#define DOCKER_VERSION_MAX "1.55" /* the newest that is known to say what is read here */
+char *docker_version_of(const char *header);
 /* "/containers/…", with what may not stand in a path as it is in percent. Caller frees. */
 char *docker_path(const char *version, const char *kind, const char *name);
 

@@ -22,6 +22,9 @@
  * or a user to whom systemd delegated a subtree) chooses their names. So where the container's own
  * first process can be seen, the caller must be in the same group or below it; and a fact is
  * remembered for the place it was asked for only.
+ *
+ * The version of the API that stands in the paths is negotiated as Docker's own clients do: the
+ * engine's, which its answer to /_ping names, but none that is newer than we know.
  */
 
 enum {
@@ -31,14 +34,22 @@ enum {
 	TRIES = 4,                  /* to inspect a container, as SPIRE's agent does */
 	RETRY_FIRST_MS = 100,
 	REQUEST_TIMEOUT_MS = 5000,
+	ENGINES_MAX = 256, /* sockets; those of further users are asked without a version */
 };
 
 struct docker {
 	struct loop *loop;
 	const struct agent_options *options;
-	struct map *known;  /* key of a subject → struct known */
-	struct map *asking; /* the same → struct lookup */
+	struct map *engines; /* address of its socket → struct engine */
+	struct map *known;   /* key of a subject → struct known */
+	struct map *asking;  /* the same → struct lookup */
 	int64_t swept_ns;
+};
+
+/* What listens at a socket. */
+struct engine {
+	struct http_client *client;
+	char *version; /* as it stands in paths; "": without one; NULL: not known yet */
 };
 
 /* Whose facts: a container, at a place among the control groups, of an engine. */
@@ -65,7 +76,8 @@ struct lookup {
 	struct docker *d;
 	struct subject subject;
 	struct list waiters;
-	struct http_get *get;
+	struct engine *engine;
+	struct http_call *call;
 	struct loop_timer *timer;
 	int tries;
 	struct docker_facts facts;
@@ -231,8 +243,7 @@ static void unshare_lookup(struct lookup *l)
 static void lookup_free(struct lookup *l)
 {
 	unshare_lookup(l);
-	if (l->get)
-		http_get_cancel(l->get);
+	http_call_cancel(l->call);
 	loop_timer_free(l->timer);
 	docker_facts_deinit(&l->facts);
 	subject_deinit(&l->subject);
@@ -269,44 +280,77 @@ static void answer(struct lookup *l, bool lasting, const struct err *e)
 	lookup_free(l);
 }
 
-static struct http_get *ask(struct lookup *l, const char *kind, const char *name,
-	void (*done)(void *arg, int status, struct bytes body, const struct err *e))
+static struct engine *engine_new(struct docker *d, const char *address)
 {
-	AUTO(free) char *path = docker_path(l->d->options->docker_version, kind, name);
-	AUTO(free) char *base = NULL;
-	AUTO(free) char *unix_path = NULL;
+	struct engine *en = xcalloc(1, sizeof(*en));
 	AUTO(free) char *url = NULL;
-	struct http_get_options o = {
-		.allow_plain = true, .timeout_ms = REQUEST_TIMEOUT_MS, .body_max = DOCKER_ANSWER_MAX
-	};
-	struct err e;
-	int r = docker_address(l->subject.socket, &base, &unix_path, &e);
+	AUTO(free) char *unix_path = NULL;
+	struct http_client_options o = { .allow_plain = true };
+	const char *fixed = d->options->docker_version;
+	struct err e = ERR_INIT;
+	int r = docker_address(address, &url, &unix_path, &e);
 
-	INVARIANT(r == 0); /* checked with the options */
-	url = xasprintf("%s%s", base, path);
 	o.url = url;
 	o.unix_path = unix_path;
-	return http_get(l->d->loop, &o, done, l);
+	r = r ? r : http_client_new(d->loop, &o, &en->client, &e);
+	INVARIANT(r == 0); /* checked with the options */
+	if (fixed && *fixed)
+		en->version = xstrdup(fixed);
+	else if (map_len(d->engines) >= ENGINES_MAX)
+		en->version = xstrdup("");
+	return en;
+}
+
+static void engine_free(struct engine *en)
+{
+	http_client_free(en->client);
+	free(en->version);
+	free(en);
+}
+
+static struct engine *engine_of(struct docker *d, const char *address)
+{
+	struct engine *en = map_get_str(d->engines, address);
+
+	if (!en) {
+		en = engine_new(d, address);
+		map_put_str(d->engines, address, en);
+	}
+	return en;
+}
+
+typedef void answered_fn(void *arg, const struct http_answer *a, const struct err *e);
+
+static void ask(struct lookup *l, const char *kind, const char *name, answered_fn *done)
+{
+	AUTO(free) char *path = docker_path(l->engine->version, kind, name);
+
+	l->call = http_call(l->engine->client, &(struct http_call_options){ .path = path,
+						       .timeout_ms = REQUEST_TIMEOUT_MS,
+						       .body_max = DOCKER_ANSWER_MAX,
+						       .done = done,
+						       .arg = l });
 }
 
 static void ask_image(struct lookup *l);
 
 /* Without an answer there is no selector, as in SPIRE; but that may be otherwise the next time. */
-static void image_answered(void *arg, int status, struct bytes body, const struct err *e)
+static void image_answered(void *arg, const struct http_answer *a, const struct err *e)
 {
 	struct lookup *l = arg;
 	AUTO(free) char *digest = NULL;
 	AUTO(free) char *text = NULL;
 	struct err bad = ERR_INIT;
-	bool lasting = !e->code && (status == 200 || status == 404);
+	bool lasting = !e->code && (a->status == 200 || a->status == 404);
 
-	l->get = NULL;
-	if (!e->code && status == 404 && !l->by_name) {
+	l->call = NULL;
+	if (!e->code && a->status == 404 && !l->by_name) {
 		l->by_name = true;
 		ask_image(l);
 		return;
 	}
-	if (!e->code && status == 200 && docker_image_parse(body, &digest, &bad) == 0 && digest) {
+	if (!e->code && a->status == 200 && docker_image_parse(a->body, &digest, &bad) == 0 &&
+		digest) {
 		text = xasprintf("image_config_digest:%s", digest);
 		selectors_add(&l->facts.selectors, "docker", text);
 		selectors_normalize(&l->facts.selectors);
@@ -322,7 +366,7 @@ static void ask_image(struct lookup *l)
 
 	if (!f->image_digest)
 		l->by_name = true;
-	l->get = ask(l, "images", l->by_name ? f->image : f->image_digest, image_answered);
+	ask(l, "images", l->by_name ? f->image : f->image_digest, image_answered);
 }
 
 /* The container's first process is in the group that names it, if it can be seen at all: the
@@ -353,7 +397,7 @@ static int check_place(struct lookup *l, struct err *e)
 }
 
 static int understand(
-	struct lookup *l, int status, struct bytes body, const struct err *failed, struct err *e)
+	struct lookup *l, const struct http_answer *a, const struct err *failed, struct err *e)
 {
 	AUTO(free) char *message = NULL;
 	int r;
@@ -362,34 +406,65 @@ static int understand(
 		*e = *failed;
 		return e->code;
 	}
-	if (status != 200) {
-		message = docker_message(body);
-		return err_set(e, status == 404 ? ERR_NOT_FOUND : ERR_INTERNAL,
-			"Error response from daemon: %s (HTTP status %d)", message, status);
+	if (a->status != 200) {
+		message = docker_message(a->body);
+		return err_set(e, a->status == 404 ? ERR_NOT_FOUND : ERR_INTERNAL,
+			"Error response from daemon: %s (HTTP status %d)", message, a->status);
 	}
 	docker_facts_deinit(&l->facts);
-	r = docker_facts_parse(body, &l->facts, e);
+	r = docker_facts_parse(a->body, &l->facts, e);
 	return r ? r : check_place(l, e);
 }
 
-static void container_answered(void *arg, int status, struct bytes body, const struct err *failed)
+/* Another engine, or another version of it, may be there the next time. */
+static void forget_version(struct lookup *l)
+{
+	if (l->d->options->docker_version && *l->d->options->docker_version)
+		return;
+	free(l->engine->version);
+	l->engine->version = NULL;
+}
+
+static void try_failed(struct lookup *l, struct err *e)
+{
+	if (e->code != ERR_DENIED)
+		forget_version(l);
+	if (l->tries < TRIES && e->code != ERR_DENIED) {
+		/* 100, 200, 400 ms */
+		loop_timer_set(l->timer, (int64_t)RETRY_FIRST_MS * NS_PER_MS << (l->tries - 1));
+		return;
+	}
+	err_wrap(e, "asking %s at %s", l->subject.engine, l->subject.socket);
+	answer(l, false, e);
+}
+
+static void container_answered(void *arg, const struct http_answer *a, const struct err *failed)
 {
 	struct lookup *l = arg;
 	struct err e = ERR_INIT;
 
-	l->get = NULL;
-	if (understand(l, status, body, failed, &e) == 0) {
-		if (l->facts.image[0])
-			ask_image(l);
-		else
-			answer(l, true, &e);
-	} else if (l->tries < TRIES && e.code != ERR_DENIED) {
-		/* 100, 200, 400 ms */
-		loop_timer_set(l->timer, (int64_t)RETRY_FIRST_MS * NS_PER_MS << (l->tries - 1));
-	} else {
-		err_wrap(&e, "asking %s at %s", l->subject.engine, l->subject.socket);
-		answer(l, false, &e);
+	l->call = NULL;
+	if (understand(l, a, failed, &e))
+		try_failed(l, &e);
+	else if (l->facts.image[0])
+		ask_image(l);
+	else
+		answer(l, true, &e);
+}
+
+static void pinged(void *arg, const struct http_answer *a, const struct err *failed)
+{
+	struct lookup *l = arg;
+	struct err e = *failed;
+
+	l->call = NULL;
+	if (e.code) {
+		try_failed(l, &e);
+		return;
 	}
+	if (!l->engine->version) /* else somebody else was faster */
+		l->engine->version = a->status == 200 ? docker_version_of(a->header) : xstrdup("");
+	ask(l, "containers", l->subject.id, container_answered);
 }
 
 static void ask_container(void *arg)
@@ -397,7 +472,16 @@ static void ask_container(void *arg)
 	struct lookup *l = arg;
 
 	l->tries++;
-	l->get = ask(l, "containers", l->subject.id, container_answered);
+	if (l->engine->version) {
+		ask(l, "containers", l->subject.id, container_answered);
+		return;
+	}
+	l->call = http_call(l->engine->client, &(struct http_call_options){ .method = "HEAD",
+						       .path = "/_ping",
+						       .want_header = "api-version",
+						       .timeout_ms = REQUEST_TIMEOUT_MS,
+						       .done = pinged,
+						       .arg = l });
 }
 
 /* ---- the attestor ---- */
@@ -416,6 +500,7 @@ static int docker_open(struct loop *l, const struct agent_options *o, void **ret
 	d->options = o;
 	d->known = map_new();
 	d->asking = map_new();
+	d->engines = map_new();
 	if (o->docker_cgroup_matchers.n)
 		log_event(LOG_WARN, "docker",
 			"Using the legacy container locator with custom cgroup matchers", NULL);
@@ -426,11 +511,16 @@ static int docker_open(struct loop *l, const struct agent_options *o, void **ret
 static void docker_close(void *state)
 {
 	struct docker *d = state;
+	struct bytes key;
+	void *v;
 
 	INVARIANT(map_len(d->asking) == 0);
 	forget_all(d);
 	map_free(d->known);
 	map_free(d->asking);
+	for (size_t i = 0; map_next(d->engines, &i, &key, &v);)
+		engine_free(v);
+	map_free(d->engines);
 	free(d);
 }
 
@@ -515,6 +605,7 @@ static struct lookup *lookup_of(struct docker *d, const struct caller *c, const 
 	l->failed = e;
 	l->shared = s.id && !k;
 	if (l->shared) {
+		l->engine = engine_of(d, l->subject.socket);
 		map_put_str(d->asking, l->subject.key, l);
 		ask_container(l);
 	} else {

@@ -101,6 +101,7 @@ struct http_answer {
 	int status;
 	const char *content_type; /* "" when there is none */
 	int retry_after_s;        /* -1: the header is not there */
+	const char *header;       /* the value of want_header; "" when it is not there */
 	struct bytes body;        /* what part() did not take */
 };
 struct http_call_options {
@@ -111,10 +112,12 @@ struct http_call_options {
 	 * Transfer-Encoding, TE, Upgrade, Expect, Trailer. */
 	const char *headers;
 	const char *content_type; /* of body */
-	struct bytes body;        /* copied */
-	int timeout_ms;           /* for the whole; 0: 30 s; -1: none */
-	int idle_ms;              /* without a byte from the other side; 0: none */
-	size_t body_max;          /* gathered; 0: 1 MB. Longer: ERR_EXHAUSTED */
+	const char
+		*want_header; /* one of the answer's, in any case; outlives the call. NULL: none */
+	struct bytes body;    /* copied */
+	int timeout_ms;       /* for the whole; 0: 30 s; -1: none */
+	int idle_ms;          /* without a byte from the other side; 0: none */
+	size_t body_max;      /* gathered; 0: 1 MB. Longer: ERR_EXHAUSTED */
 	/* Takes the body of a 2xx as it comes, in place of gathering it. False: enough, the call
 	 * ends as if the body did. The call may not be cancelled from inside. */
 	bool (*part)(void *arg, struct bytes part);

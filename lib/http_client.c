@@ -165,7 +165,7 @@ static void client_go_on(struct http_client *cl)
 
 static void call_fail(struct http_call *c)
 {
-	struct http_answer none = { .content_type = "", .retry_after_s = -1 };
+	struct http_answer none = { .content_type = "", .retry_after_s = -1, .header = "" };
 	struct http_client *cl = c->client;
 
 	if (c->conn)
@@ -199,11 +199,13 @@ static struct buf take(struct buf *from)
 void http_call_answered(struct http_call *c)
 {
 	struct http_message *m = &c->conn->message;
-	AUTO_BUF struct buf body = take(&m->body), type = take(&m->content_type);
+	AUTO_BUF struct buf body = take(&m->body), type = take(&m->content_type),
+			    header = take(&m->wanted);
 	struct http_answer a = {
 		.status = (int)m->parser.status_code,
 		.content_type = buf_cstr(&type),
 		.retry_after_s = retry_after(buf_cstr(&m->retry_after)),
+		.header = buf_cstr(&header),
 		.body = buf_view(&body),
 	};
 	struct http_client *cl = c->client;
@@ -356,6 +358,7 @@ struct http_call *http_call(struct http_client *cl, const struct http_call_optio
 	c->head = BUF_INIT_SECRET;
 	c->body = BUF_INIT_SECRET;
 	c->body_max = o->body_max ? o->body_max : HTTP_BODY_MAX_DEFAULT;
+	c->want_header = o->want_header;
 	c->idle_ms = o->idle_ms;
 	c->part = o->part;
 	c->begun = o->begun;

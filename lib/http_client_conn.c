@@ -162,6 +162,7 @@ void client_conn_use(struct client_conn *c, struct http_call *call)
 	http_message_deinit(&c->message);
 	http_message_init(&c->message, false, call->body_max);
 	c->message.no_body = strcmp(call->method, "HEAD") == 0;
+	c->message.want = call->want_header;
 	c->message.part = call->part ? take_part : NULL;
 	c->message.begun = call->part ? head_came : NULL;
 	c->message.part_arg = c;

@@ -79,6 +79,7 @@ struct http_call {
 	char *method;
 	struct buf head; /* the request line and fields, secret */
 	struct buf body; /* of the request */
+	const char *want_header;
 	size_t body_max;
 	int idle_ms;
 	bool (*part)(void *arg, struct bytes part);

@@ -57,6 +57,8 @@ static struct buf *value_of(struct http_message *m)
 			return m->content_type.len ? NULL : &m->content_type;
 		if (field_is(m, "retry-after"))
 			return m->retry_after.len ? NULL : &m->retry_after;
+		if (m->want && field_is(m, m->want))
+			return m->wanted.len ? NULL : &m->wanted;
 		return NULL;
 	}
 	if (field_is(m, "host")) {
@@ -144,6 +146,7 @@ static int on_complete(http_parser *p)
 		m->head_done = false; /* the real one follows */
 		buf_reset(&m->content_type);
 		buf_reset(&m->retry_after);
+		buf_reset(&m->wanted);
 		return 0;
 	}
 	m->complete = true;
@@ -169,7 +172,7 @@ void http_message_init(struct http_message *m, bool request, size_t body_max)
 	m->parser.data = m;
 	m->url = m->host = BUF_INIT_MAX(HTTP_HEAD_MAX);
 	m->forwarded_host = m->forwarded_proto = BUF_INIT_MAX(HTTP_HEAD_MAX);
-	m->content_type = m->retry_after = BUF_INIT_MAX(HTTP_HEAD_MAX);
+	m->content_type = m->retry_after = m->wanted = BUF_INIT_MAX(HTTP_HEAD_MAX);
 	m->body = BUF_INIT_MAX(body_max);
 }
 
@@ -181,6 +184,7 @@ void http_message_deinit(struct http_message *m)
 	buf_deinit(&m->forwarded_proto);
 	buf_deinit(&m->content_type);
 	buf_deinit(&m->retry_after);
+	buf_deinit(&m->wanted);
 	buf_deinit(&m->body);
 	free(m->path);
 	free(m->query);
@@ -242,6 +246,7 @@ static void finish(struct http_message *m)
 	} else if (m->complete && m->parser.type == HTTP_RESPONSE) {
 		trim(&m->content_type);
 		trim(&m->retry_after);
+		trim(&m->wanted);
 	} else if (!m->complete && r != HPE_OK) {
 		refuse(m, r == HPE_HEADER_OVERFLOW ? 431 : 400);
 	}

@@ -25,6 +25,8 @@ struct http_message {
 	struct buf forwarded_proto;
 	struct buf content_type; /* of a response, as retry_after */
 	struct buf retry_after;
+	const char *want; /* a response header whose value goes to wanted; NULL: none */
+	struct buf wanted;
 	struct buf body;
 	/* Of a response, set before it is fed: it has no body, whatever it says (HEAD). */
 	bool no_body;

@@ -294,6 +294,27 @@ static void test_images_and_messages(void)
 	CHECK_STR(odd, "/v1.20/images/a/b:c@sha256:0%20%3F%23%25/json");
 }
 
-TEST_MAIN(TEST(test_addresses), TEST(test_versions), TEST(test_templates), TEST(test_engines),
-	TEST(test_places), TEST(test_pattern_rules), TEST(test_patterns), TEST(test_facts),
-	TEST(test_bad_answers), TEST(test_images_and_messages))
+static void test_negotiated_version(void)
+{
+	static const char *const cases[][2] = {
+		{ "1.41", "1.41" },
+		{ "1.9", "1.9" },
+		{ DOCKER_VERSION_MAX, DOCKER_VERSION_MAX },
+		{ "1.999", DOCKER_VERSION_MAX },
+		{ "2.0", DOCKER_VERSION_MAX },
+		{ "", DOCKER_VERSION_MAX },
+		{ "1.41/../..", DOCKER_VERSION_MAX },
+		{ "1234.1", DOCKER_VERSION_MAX },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		AUTO(free) char *v = docker_version_of(cases[i][0]);
+
+		CHECK_STR(v, cases[i][1]);
+	}
+}
+
+TEST_MAIN(TEST(test_addresses), TEST(test_negotiated_version), TEST(test_versions),
+	TEST(test_templates), TEST(test_engines), TEST(test_places), TEST(test_pattern_rules),
+	TEST(test_patterns), TEST(test_facts), TEST(test_bad_answers),
+	TEST(test_images_and_messages))

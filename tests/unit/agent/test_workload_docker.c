@@ -23,6 +23,8 @@ struct rig {
 	int answers, containers, images; /* requests seen */
 	/* the engine */
 	char last[200];
+	const char *version; /* NULL: what /_ping says is 404 */
+	int pings;
 	int fail; /* so many requests for a container fail first */
 	int image_status;
 	char *container, *image;
@@ -32,9 +34,15 @@ static void serve(void *arg, const struct http_request *rq, struct http_response
 {
 	struct rig *r = arg;
 
-	snprintf(r->last, sizeof(r->last), "%s", rq->path);
+	if (strcmp(rq->path, "/_ping") != 0)
+		snprintf(r->last, sizeof(r->last), "%s", rq->path);
 	rs->content_type = "application/json";
-	if (strstr(rq->path, "/containers/")) {
+	if (strcmp(rq->path, "/_ping") == 0) {
+		r->pings++;
+		CHECK_STR(rq->method, "HEAD");
+		rs->status = r->version ? 200 : 404;
+		rs->headers = r->version;
+	} else if (strstr(rq->path, "/containers/")) {
 		r->containers++;
 		if (r->fail-- > 0) {
 			rs->status = 404;
@@ -285,6 +293,25 @@ static void test_engines(void)
 	rig_deinit(&r);
 }
 
+/* As Docker's clients: the engine's version, but none that is newer than what is known. */
+static void test_negotiation(void)
+{
+	struct rig r;
+
+	rig_init(&r);
+	r.version = "Api-Version: 1.41\r\n";
+	r.fail = 1; /* after a failure it is asked for again */
+	CHECK(attest(&r));
+	check_all(&r);
+	CHECK_STR(r.last, "/v1.41/images/" DIGEST "/json");
+	CHECK_INT(r.pings, 2);
+	put_cgroup(&r, "0::/docker/" OTHER "\n");
+	CHECK(attest(&r));
+	CHECK_STR(r.last, "/v1.41/images/" DIGEST "/json");
+	CHECK_INT(r.pings, 2);
+	rig_deinit(&r);
+}
+
 static void test_too_much_to_remember(void)
 {
 	AUTO(free) char *value = xcalloc(1, 70000);
@@ -373,5 +400,5 @@ static void test_patterns(void)
 }
 
 TEST_MAIN(TEST(test_selectors), TEST(test_what_is_known_is_dropped), TEST(test_retries),
-	TEST(test_image), TEST(test_engines), TEST(test_impostors),
+	TEST(test_image), TEST(test_engines), TEST(test_negotiation), TEST(test_impostors),
 	TEST(test_together_and_cancelled), TEST(test_too_much_to_remember), TEST(test_patterns))
