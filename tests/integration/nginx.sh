@@ -39,5 +39,25 @@ gateway() {
 	! grep -E 'emerg|alert|js exception' "$W/error.log"
 }
 
+# The script of the recipe, by certificates that are not what it hopes for.
+names() {
+	need 'nginx with njs' nginx
+	[ -e /usr/lib/nginx/modules/ngx_http_js_module.so ] || skip 'libnginx-mod-http-js is not installed'
+	local port app
+	port=$(free_port) app=$(free_port)
+	odd_certs "$W/odd" || return 1
+	PLACES="s|/run/nginx.pid|$W/nginx.pid|; s|/var/log/nginx/|$W/|; s|/etc/nginx|$W|; s|listen 8443|listen 127.0.0.1:$port|; s|:8080|:$app|
+		s|modules/ngx|/usr/lib/nginx/modules/ngx|; s|$W/files/nginx|$W/odd|; s|^user .*||"
+	recipe 'nginx conf' >"$W/nginx.conf"
+	recipe 'nginx js' >"$W/spiffe.js"
+	upstream "$app"
+	nginx -p "$W" -c "$W/nginx.conf" -e "$W/error.log" -g 'daemon off;' >"$W/nginx.log" 2>&1 &
+	gently "$!"
+	until_ok 10 curl -sk -o /dev/null "https://127.0.0.1:$port/" || { cat "$W/nginx.log"; return 1; }
+	odd_answers "$W/odd" "https://127.0.0.1:$port/" >"$W/answers"
+	diff <(echo "$ODD_ANSWERS") "$W/answers"
+}
+
+t 'nginx takes the SPIFFE ID of a certificate, and nothing else' names
 t 'nginx as a gateway through 20 rotations, no request fails' gateway
 finish
