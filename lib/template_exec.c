@@ -219,7 +219,7 @@ static void json_name(const char *name, char ret[static 128])
 		caps++;
 	if (caps > 1 && name[caps] && islower((unsigned char)name[caps]))
 		caps--;
-	for (; name[n] && n < 127; n++)
+	for (; n < 127 && name[n]; n++)
 		ret[n] = (char)(n < caps ? tolower((unsigned char)name[n]) : name[n]);
 	ret[n] = 0;
 }

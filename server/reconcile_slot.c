@@ -502,8 +502,11 @@ static void flush_some(struct reconcile *r)
 		/* What nobody wants may be wanted by a pod that was not looked at yet. */
 		if (s->busy || (list_empty(&s->decls) && !list_empty(&r->dirty_pods)))
 			continue;
-		if (++n > RECONCILE_BATCH)
+		if (++n > RECONCILE_BATCH) {
+			/* Those looked at may need no write whose end would call again. */
+			reconcile_work_soon(r);
 			break;
+		}
 		settle(r, s, b);
 	}
 	/* Deletes first, and all in a row: the store commits them together. */
