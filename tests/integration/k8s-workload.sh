@@ -1,96 +1,7 @@
 #!/bin/bash
 # Attestation of processes in pods, by a stand-in kubelet (kubelet.py): selectors, waiting, trust, a kubelet that misbehaves.
 source "$(dirname "$0")/lib.sh"
-. tests/e2e/kube.inc
-
-uid1=0a1b2c3d-1111-4222-8333-444455556666 uid2=0a1b2c3d-2222-4222-8333-444455556666
-id1=$(printf 'a1%.0s' {1..32}) id2=$(printf 'b2%.0s' {1..32}) id3=$(printf 'c3%.0s' {1..32})
-
-# Where a process can be put into a pod's control group: a hierarchy of version 1, or the one of version 2.
-for cgroups in /sys/fs/cgroup/pids /sys/fs/cgroup ''; do
-	[ -w "$cgroups/cgroup.procs" ] && break
-done
-group=$cgroups/assay-test-$$
-
-need() {
-	[ "$(id -u)" = 0 ] || skip 'needs root to put processes into control groups'
-	[ -n "$cgroups" ] && mkdir -p "$group" 2>/dev/null || skip 'no control group can be made here'
-}
-
-groups_gone() { [ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} + 2>/dev/null; }
-trap 'until_ok 3 groups_gone >/dev/null; cleanup' EXIT
-
-# in_pod UID CONTAINER-ID COMMAND…
-in_pod() {
-	local g=$group/kubepods/burstable/pod$1/$2
-	shift 2
-	mkdir -p "$g"
-	bash -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$g" "$@"
-}
-# sleeper UID CONTAINER-ID: a process there; its pid is in SLEEPER
-sleeper() {
-	local g=$group/kubepods/burstable/pod$1/$2
-	mkdir -p "$g"
-	bash -c 'echo $$ >"$0/cgroup.procs" && exec sleep 30' "$g" &
-	SLEEPER=$!
-	pids+=("$SLEEPER")
-	until_ok 3 grep -q "pod$1/$2" "/proc/$SLEEPER/cgroup"
-}
-pod_fetch() {
-	local uid=$1 id=$2
-	shift 2
-	in_pod "$uid" "$id" timeout "${LIMIT:-10}" "$AGENT" api fetch x509 -timeout "${LIMIT:-10}s" -socketPath "$W/public/agent.sock" "$@"
-}
-
-pod() { python3 tests/integration/kubelet.py pod "$W/k" "$@"; }
-mode() { echo "$*" >"$W/k/mode"; }
-requests() { grep -c . "$W/k/requests" 2>/dev/null || echo 0; }
-
-certificates() {
-	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$W/k/ca.key" -out "$W/k/ca.pem" -days 2 -subj /CN=ca 2>/dev/null &&
-		openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$W/k/key.pem" -subj /CN=node -out "$W/k/csr" 2>/dev/null &&
-		openssl x509 -req -in "$W/k/csr" -CA "$W/k/ca.pem" -CAkey "$W/k/ca.key" -CAcreateserial -days 2 -out "$W/k/cert.pem" \
-			-extfile <(printf 'extendedKeyUsage=serverAuth\nsubjectAltName=DNS:some-other-name,DNS:localhost') 2>/dev/null
-}
-
-# kubelet_start: HTTPS, with a token
-kubelet_start() {
-	need
-	mkdir -p "$W/k/pods"
-	certificates || return 1
-	echo secret-token >"$W/k/token"
-	KPORT=$(free_port)
-	python3 tests/integration/kubelet.py serve "$W/k" "$KPORT" "$W/k/cert.pem" "$W/k/key.pem" >>"$W/kubelet.log" 2>&1 &
-	KPID=$!
-	pids+=("$KPID")
-	until_ok 5 bash -c ": </dev/tcp/127.0.0.1/$KPORT"
-}
-
-# k8s_conf [LINES] [SECURE]: $W/agent.conf with the attestor
-k8s_conf() {
-	agent_conf "${agent_extra:-}"
-	python3 - "$W/agent.conf" "${2:-kubelet_secure_port = $KPORT
-		kubelet_ca_path = \"$W/k/ca.pem\"
-		token_path = \"$W/k/token\"}
-		${1:-}" <<-'EOP'
-		import re, sys
-		text = open(sys.argv[1]).read()
-		block = 'WorkloadAttestor "k8s" {\n plugin_data {\n' + sys.argv[2] + '\n }\n}\n'
-		open(sys.argv[1], "w").write(re.sub(r'WorkloadAttestor "unix"', lambda m: block + m.group(0), text))
-	EOP
-}
-
-all_up() {
-	kubelet_start && server_start || return 1
-	k8s_conf "$@"
-	agent_start -joinToken "$(token)"
-}
-
-# explain UID ID: of a process in that container
-explain() {
-	sleeper "$1" "$2" || return 1
-	"$AGENT" explain -socketPath "$W/private/admin.sock" -output json -pid "$SLEEPER"
-}
+. tests/integration/k8s-workload.inc
 
 selectors() {
 	all_up || return 1
@@ -313,99 +224,6 @@ misbehaving() {
 	grep -q 'unable to perform request: Get .*connection refused' "$W/agent.log"
 }
 
-# By a real kube-apiserver, with no more rights than the manual names.
-namespace_labels() {
-	need
-	kube_need etcd kube-apiserver kubectl
-	kube_up || return 1
-	local admin=$KUBECONFIG
-	kubectl create namespace shop >/dev/null && kubectl label namespace shop team=blue >/dev/null || return 1
-	kube_user agent /CN=agent || return 1
-	all_up 'enable_namespace_labels = true' || return 1
-	pod web shop $uid1 $id1
-	entry blue k8s:ns-label:team:blue k8s:ns:shop >/dev/null && entry red k8s:ns-label:team:red >/dev/null || return 1
-	# no right, no labels, and so no selectors at all
-	kill "$APID" && until_ok 10 gone "$APID"
-	export KUBECONFIG=$KUBE/agent.kubeconfig
-	agent_start || return 1
-	LIMIT=2 pod_fetch $uid1 $id1 >"$W/o" 2>&1 && return 1
-	grep -q 'unable to get namespace labels for \\"shop\\": unable to get namespace \\"shop\\": namespaces \\"shop\\" is forbidden' "$W/agent.log" || return 1
-	KUBECONFIG=$admin kubectl create clusterrole ns --verb=get,list,watch --resource=namespaces >/dev/null &&
-		KUBECONFIG=$admin kubectl create clusterrolebinding ns --clusterrole=ns --user=agent >/dev/null || return 1
-	until_ok 5 pod_fetch $uid1 $id1 && pod_fetch $uid1 $id1 >"$W/o" && grep -q "spiffe://$TD/blue" "$W/o" || return 1
-	KUBECONFIG=$admin kubectl label --overwrite namespace shop team=red >/dev/null
-	sleep 0.6
-	pod_fetch $uid1 $id1 >"$W/o" && grep -q "spiffe://$TD/red" "$W/o" && ! grep -q "spiffe://$TD/blue" "$W/o" || return 1
-	# the same by a watch
-	k8s_conf 'enable_namespace_labels = true
-	experimental { api_server { cache { enabled = true } } }'
-	kill "$APID" && until_ok 10 gone "$APID" && agent_start && pod_fetch $uid1 $id1 | grep -q "spiffe://$TD/red" || return 1
-	KUBECONFIG=$admin kubectl label --overwrite namespace shop team=blue >/dev/null
-	sleep 0.6
-	pod_fetch $uid1 $id1 | grep -q "spiffe://$TD/blue"
-}
-
-# broker ARGUMENTS…: what it is told
-broker() { timeout 25 "$TOOLS/broker" "$BPORT" "$W/svid.0.pem" "$W/svid.0.key" "$@"; }
-says() { # WANT COMMAND…
-	local want=$1 got
-	shift
-	got=$("$@" 2>&1)
-	[[ $got == *"$want"* ]] || die "$*: not \"$want\" but \"$got\""
-}
-
-# Kubernetes objects of a real API server, for a broker that its authorizer knows.
-brokers() {
-	need
-	kube_need etcd kube-apiserver kubectl
-	kube_up || return 1
-	kubectl create namespace shop >/dev/null && kubectl -n shop create serviceaccount web >/dev/null &&
-		kubectl -n shop create deployment web --image=x >/dev/null || return 1
-	BPORT=$(free_port)
-	agent_extra="experimental { broker {
-		bind_address = \"127.0.0.1:$BPORT\"
-		brokers = [ { id = \"spiffe://$TD/mesh\", allowed_reference_types = [
-			{ type_url = \"type.googleapis.com/spiffe.broker.WorkloadPIDReference\", allow_over_tcp = true },
-			{ type_url = \"type.googleapis.com/spiffe.broker.KubernetesObjectReference\", allow_over_tcp = true } ] } ] } }" all_up 'experimental { broker {
-		access_policy = "enforced"
-		brokers = [ { id = "spiffe://example.org/mesh", pod_reference_scope = "cluster" } ] } }' || return 1
-	pod web shop $uid1 $id1
-	entry mesh "unix:uid:$(id -u)" >/dev/null && until_ok 5 fetch -write "$W" || return 1
-	entry pod k8s:ns:shop k8s:sa:web-account >/dev/null && entry deployment k8s:kind:Deployment k8s:key:shop/web k8s:label:app:web >/dev/null &&
-		entry ns k8s:resource:namespaces.core k8s:name:shop >/dev/null && entry remote k8s:pod-name:remote k8s:sa:web >/dev/null || return 1
-	sleep 0.5
-	# nobody has said yet that it may
-	says 'PermissionDenied' broker object pods core shop web ''
-	says 'does not allow the broker to use impersonate-via-spire' broker object deployments apps shop web ''
-	kubectl create clusterrole impersonate --verb=impersonate-via-spire --resource=pods,deployments.apps,namespaces >/dev/null &&
-		kubectl create clusterrolebinding mesh --clusterrole=impersonate --user="spiffe://$TD/mesh" >/dev/null || return 1
-	until_ok 5 sh -c "$(declare -f broker); TOOLS=$TOOLS BPORT=$BPORT W=$W; broker object pods core shop web ''" || broker object pods core shop web ''
-	says "spiffe://$TD/pod" broker object pods core shop web ''
-	says "spiffe://$TD/pod" broker object pods core '' '' $uid1
-	says 'has UID' broker object pods core shop web $uid2
-	says "spiffe://$TD/deployment" broker object deployments apps shop web ''
-	says "spiffe://$TD/deployment" broker object deployments apps '' '' "$(kubectl -n shop get deployment web -o jsonpath='{.metadata.uid}')"
-	says "spiffe://$TD/ns" broker object namespaces core '' shop ''
-	says 'NotFound' broker object deployments apps shop none ''
-	says 'InvalidArgument' broker object deployments apps '' web ''
-	says 'unknown Kubernetes resource things.apps: no matches for apps/, Resource=things' broker object things apps shop x ''
-	# a pod that this node's kubelet does not know
-	kubectl -n shop apply -f - >/dev/null <<-EOF
-		apiVersion: v1
-		kind: Pod
-		metadata: {name: remote, labels: {app: x}}
-		spec: {serviceAccountName: web, automountServiceAccountToken: false, nodeName: elsewhere, containers: [{name: c, image: x}]}
-	EOF
-	says "spiffe://$TD/remote" broker object pods core shop remote ''
-	says "spiffe://$TD/remote" broker object pods core '' '' "$(kubectl -n shop get pod remote -o jsonpath='{.metadata.uid}')"
-	# a process of a pod, and one of none
-	sleeper $uid1 $id1 || return 1
-	says "spiffe://$TD/pod" broker pid "$SLEEPER"
-	kubectl delete clusterrolebinding mesh >/dev/null
-	until_ok 5 sh -c "$(declare -f broker); TOOLS=$TOOLS BPORT=$BPORT W=$W; ! broker object pods core shop web ''"
-	says "spiffe://$TD/mesh" broker pid $$
-}
-
 # A hundred and ten pods that all ask at once, and no more than a few requests for them.
 whole_node() {
 	all_up || return 1
@@ -438,7 +256,5 @@ t 'a token that changes is read again' credentials
 t 'the kubelet is believed only with the right certificate' trust
 t 'the read-only port' read_only_port
 t 'a kubelet that misbehaves' misbehaving
-t 'labels of namespaces, by a real API server' namespace_labels
-t 'Kubernetes objects for brokers, by a real API server' brokers
 t 'all pods of a node at once' whole_node
 finish
