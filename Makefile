@@ -204,7 +204,7 @@ unit: $(unit_bin)
 	$(Q)tests/run unit $(unit_bin)
 
 # Those whose module is used by several threads at once.
-threads  := loop crypto keymgr log metrics door door_share door_tls rpc rpc_stream http
+threads  := loop crypto keymgr log metrics door door_share door_tls rpc rpc_stream http http_client kube
 threads: $(filter $(threads:%=$(O)/tests/unit/test_%),$(unit_bin))
 	$(Q)tests/run unit $^
 

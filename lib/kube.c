@@ -99,7 +99,16 @@ static bool source_changed(struct kube_source *s)
 	return true;
 }
 
-/* Certificates anew; what cannot be read leaves the old ones in use. */
+/* They are looked at again whether they change or not. */
+static void forget_seen(struct kube_config *c)
+{
+	memset(&c->ca.seen, 0, sizeof(c->ca.seen));
+	memset(&c->cert.seen, 0, sizeof(c->cert.seen));
+	memset(&c->key.seen, 0, sizeof(c->key.seen));
+}
+
+/* Certificates anew; what cannot be read, or does not fit together yet, leaves the old ones in use.
+ */
 static int refresh_certificates(struct kube *k, struct err *e)
 {
 	bool ca = source_changed(&k->config.ca), own = source_changed(&k->config.cert);
@@ -109,10 +118,9 @@ static int refresh_certificates(struct kube *k, struct err *e)
 	own |= source_changed(&k->config.key);
 	if (!ca && !own && k->tls)
 		return 0;
-	if (load_roots(k, &roots, e))
-		return e->code;
-	if (load_tls(k, &tls, e)) {
+	if (load_roots(k, &roots, e) || load_tls(k, &tls, e)) {
 		x509_chain_deinit(&roots);
+		forget_seen(&k->config);
 		return e->code;
 	}
 	x509_chain_deinit(&k->roots);

@@ -31,6 +31,7 @@ struct target {
 struct publisher {
 	struct loop *loop;
 	struct metric *applies;
+	int64_t again_ns;
 	struct target *targets;
 	size_t n;
 };
@@ -133,7 +134,7 @@ static void succeeded(struct target *t, const char *version)
 	if (strcmp(t->published, t->text) != 0)
 		loop_timer_set(t->timer, 0);
 	else
-		loop_timer_set(t->timer, loop_jitter(PUBLISH_AGAIN_S * NS_PER_SEC, 10));
+		loop_timer_set(t->timer, loop_jitter(t->publisher->again_ns, 10));
 }
 
 static void on_applied(void *arg, int status, json_t *object, const struct err *e)
@@ -225,6 +226,7 @@ struct publisher *publisher_new(struct loop *l, const struct server_options *o)
 	struct publisher *p = xcalloc(1, sizeof(*p));
 
 	p->loop = l;
+	p->again_ns = PUBLISH_AGAIN_S * NS_PER_SEC;
 	p->n = o->n_publish_targets;
 	p->targets = xcalloc(p->n + 1, sizeof(*p->targets));
 	if (p->n)
@@ -276,4 +278,9 @@ void publisher_bundle_changed(struct publisher *p, struct bundle *b)
 		replace(&t->text, text);
 		loop_timer_set(t->timer, 0);
 	}
+}
+
+void publisher_set_again_for_test(struct publisher *p, int64_t ns)
+{
+	p->again_ns = ns;
 }

@@ -23,5 +23,7 @@ struct publisher *publisher_new(struct loop *l, const struct server_options *o);
 void publisher_free(struct publisher *p); /* NULL is fine */
 /* b: the own bundle as it is now; NULL: there is none yet. */
 void publisher_bundle_changed(struct publisher *p, struct bundle *b);
+/* In place of PUBLISH_AGAIN_S. */
+void publisher_set_again_for_test(struct publisher *p, int64_t ns);
 
 #endif

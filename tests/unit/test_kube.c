@@ -7,6 +7,7 @@
 #include "lib/kube_internal.h"
 #include "lib/map.h"
 #include "tests/unit/kube_api.inc"
+#include "tests/unit/x509_make.inc"
 
 static struct loop *loop;
 static struct kube *kube;
@@ -208,7 +209,7 @@ static void answer(struct api_request *rq)
 
 	snprintf(last_authorization, sizeof(last_authorization), "%.*s",
 		auth ? (int)strcspn(auth, "\r") : 0, auth ? auth : "");
-	CHECK_CONTAINS(rq->head, "Accept: application/json\r\n");
+	CHECK_CONTAINS(rq->head, "Accept: application/json");
 	if (sscanf(rq->target, "/status/%d", &status) == 1) {
 		api_status(rq, status, "because of \\\"x\\\"");
 	} else if (strcmp(rq->target, "/text") == 0) {
@@ -313,6 +314,15 @@ static void test_cancel(void)
 	CHECK(!r.done);
 }
 
+static void write_key(const char *path, const struct key *k)
+{
+	AUTO_BUF struct buf der = BUF_INIT_SECRET, pem = BUF_INIT_SECRET;
+
+	key_to_pkcs8(k, &der);
+	pem_write(&pem, "PRIVATE KEY", buf_view(&der));
+	write_text(path, buf_cstr(&pem));
+}
+
 static void test_token_file(void)
 {
 	AUTO(free) char *path = xasprintf("%s/tok", test_dir());
@@ -336,6 +346,42 @@ static void test_token_file(void)
 	call((struct kube_call_options){ .path = "/x" });
 	CHECK_STR(last_authorization, "Authorization: Bearer fallback");
 	end();
+}
+
+/* A certificate and its key are replaced one after the other: in between the former are used. */
+static void test_certificates(void)
+{
+	AUTO(free) char *cert = xasprintf("%s/cert", test_dir());
+	AUTO(free) char *path = xasprintf("%s/key", test_dir());
+	struct key *key[2];
+	struct buf pem[2] = { BUF_INIT, BUF_INIT };
+	struct tls_ctx *before;
+
+	for (int i = 0; i < 2; i++) {
+		struct x509_cert *c;
+
+		key[i] = test_key(KEY_EC_P256);
+		c = test_cert(key[i], "x", NULL, false, NULL, clock_wall());
+		pem_write(&pem[i], "CERTIFICATE", x509_der(c));
+		x509_unref(c);
+	}
+	write_text(cert, buf_cstr(&pem[0]));
+	write_key(path, key[0]);
+	begin(answer, "client-certificate: cert, client-key: key");
+	before = kube->tls;
+	write_text(cert, buf_cstr(&pem[1]));
+	kube_distrust(kube);
+	call((struct kube_call_options){ .path = "/x" });
+	CHECK(kube->tls == before);
+	write_key(path, key[1]);
+	kube_distrust(kube);
+	call((struct kube_call_options){ .path = "/x" });
+	CHECK(kube->tls != before);
+	end();
+	key_unref(key[0]);
+	key_unref(key[1]);
+	buf_deinit(&pem[0]);
+	buf_deinit(&pem[1]);
 }
 
 static void test_away(void)
@@ -718,6 +764,6 @@ static void test_watch_order(void)
 }
 
 TEST_MAIN(TEST(test_config), TEST(test_config_refused), TEST(test_pod), TEST(test_calls),
-	TEST(test_cancel), TEST(test_token_file), TEST(test_away), TEST(test_path),
-	TEST(test_watch), TEST(test_watch_gone), TEST(test_watch_stall), TEST(test_watch_restart),
-	TEST(test_watch_order))
+	TEST(test_cancel), TEST(test_token_file), TEST(test_certificates), TEST(test_away),
+	TEST(test_path), TEST(test_watch), TEST(test_watch_gone), TEST(test_watch_stall),
+	TEST(test_watch_restart), TEST(test_watch_order))

@@ -182,6 +182,20 @@ static void test_changes(void)
 	bundle_unref(same);
 }
 
+/* Somebody may have changed it: it is put there again and again. */
+static void test_again(void)
+{
+	struct bundle *one = bundle(1);
+
+	targets[0] = TARGET(PUBLISH_PEM);
+	begin(1);
+	publisher_set_again_for_test(publisher, 20 * NS_PER_MS);
+	publisher_bundle_changed(publisher, one);
+	run_until(4);
+	end(true);
+	bundle_unref(one);
+}
+
 /* Under way at the end. */
 static void test_end(void)
 {
@@ -195,4 +209,4 @@ static void test_end(void)
 	bundle_unref(one);
 }
 
-TEST_MAIN(TEST(test_formats), TEST(test_changes), TEST(test_end))
+TEST_MAIN(TEST(test_formats), TEST(test_changes), TEST(test_again), TEST(test_end))
