@@ -484,7 +484,8 @@ const struct config_option server_option_table[] = {
 		.type = CONFIG_T_STRING,
 		.flags = CONFIG_EMPTY_IS_UNSET,
 		AT(x509pop_agent_path_template),
-		.doc = "Path of the agent's SPIFFE ID under /spire/agent, beginning with \"/\": a Go "
+		.doc = "Path of the agent's SPIFFE ID under /spire/agent, beginning with \"/\": a "
+		       "Go "
 		       "template of .PluginName, .Fingerprint, .TrustDomain, .SerialNumber, "
 		       ".SerialNumberHex, .Subject.CommonName, .DNSNames, .SVIDPathTrimmed and "
 		       ".URISanSelectors. Not given: /x509pop/ and the certificate's "
@@ -558,7 +559,8 @@ const struct config_option server_option_table[] = {
 		.type = CONFIG_T_STRING,
 		.flags = CONFIG_EMPTY_IS_UNSET,
 		AT(sshpop_agent_path_template),
-		.doc = "Path of the agent's SPIFFE ID under /spire/agent, beginning with \"/\": a Go "
+		.doc = "Path of the agent's SPIFFE ID under /spire/agent, beginning with \"/\": a "
+		       "Go "
 		       "template of .PluginName, .Fingerprint, .Hostname, .KeyId, .Serial, "
 		       ".CertType, .ValidAfter, .ValidBefore and .ValidPrincipals. Not given: "
 		       "/sshpop/ and the certificate's fingerprint." },

@@ -4,7 +4,8 @@
 
 static void golden_load(const char *file, struct buf *ret)
 {
-	struct agent_flags f = { .config = file, .daemon.expand_env = strstr(file, "expand") != NULL };
+	struct agent_flags f = { .config = file,
+		.daemon.expand_env = strstr(file, "expand") != NULL };
 	AUTO_BUF struct buf problems = BUF_INIT;
 	struct agent_options o;
 	struct err e;

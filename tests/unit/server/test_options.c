@@ -4,7 +4,8 @@
 
 static void golden_load(const char *file, struct buf *ret)
 {
-	struct server_flags f = { .config = file, .daemon.expand_env = strstr(file, "expand") != NULL };
+	struct server_flags f = { .config = file,
+		.daemon.expand_env = strstr(file, "expand") != NULL };
 	AUTO_BUF struct buf problems = BUF_INIT;
 	struct server_options o;
 	struct err e;
