@@ -8,6 +8,7 @@
 #include "lib/list.h"
 #include "lib/metrics.h"
 #include "server/controller_lease.h"
+#include "server/controller_static.h"
 #include "server/reconcile.h"
 
 #define GROUP "/apis/spire.spiffe.io/v1alpha1/"
@@ -23,7 +24,8 @@ struct watcher {
 struct controller {
 	const struct server_options *o;
 	struct api *api;
-	struct kube *kube;
+	struct kube *kube;           /* NULL: static manifests */
+	struct manifests *manifests; /* else NULL */
 	struct reconcile *reconcile;
 	struct watcher watchers[RECONCILE_KINDS];
 	struct lease *lease;
@@ -174,7 +176,7 @@ static void on_event(
 		c->events_since_ns = now;
 		c->n_events = 0;
 	}
-	if (c->stopped || c->n_calls >= CONTROLLER_CALLS_MAX ||
+	if (!c->kube || c->stopped || c->n_calls >= CONTROLLER_CALLS_MAX ||
 		++c->n_events > CONTROLLER_EVENTS_PER_MINUTE)
 		return;
 	k = xcalloc(1, sizeof(*k));
@@ -361,13 +363,13 @@ static int make_reconcile(struct controller *c, struct err *e)
 		.class_name = o->class_name ? o->class_name : "",
 		.watch_classless = o->watch_classless,
 		.ignore_namespaces = &o->ignore_namespaces,
-		.own_namespace = o->kubeconfig_path ? NULL : kube_namespace(c->kube),
+		.own_namespace = c->kube && !o->kubeconfig_path ? kube_namespace(c->kube) : NULL,
 		.parent_id_template = o->parent_id_template,
 		.entry_id_prefix = o->entry_id_prefix,
 		.entry_id_prefix_cleanup = o->entry_id_prefix_cleanup,
 		.gc_interval_ns = o->gc_interval_ns,
 		.want = on_want,
-		.status = on_status,
+		.status = c->kube ? on_status : NULL,
 		.event = on_event,
 		.arg = c };
 
@@ -395,7 +397,7 @@ int controller_new(
 	c->status_timer = loop_timer_new(a->loop, on_status_timer, c);
 	c->cluster_domain = o->controller.cluster_domain ? xstrdup(o->controller.cluster_domain)
 							 : find_cluster_domain(RESOLV_CONF);
-	r = kube_new(a->loop, &ko, &c->kube, e);
+	r = o->controller.static_path ? 0 : kube_new(a->loop, &ko, &c->kube, e);
 	if (!r)
 		r = make_reconcile(c, e);
 	if (r) {
@@ -431,9 +433,16 @@ void controller_start(struct controller *c)
 	if (c->started || c->stopped)
 		return;
 	c->started = true;
-	log_event(LOG_INFO, "controller", "starting", "server", kube_server(c->kube), "cluster",
-		o->cluster_name, "cluster_domain", c->cluster_domain, "leader_election",
+	log_event(LOG_INFO, "controller", "starting", "server",
+		c->kube ? kube_server(c->kube) : NULL, "static_manifest_path", o->static_path,
+		"cluster", o->cluster_name, "cluster_domain", c->cluster_domain, "leader_election",
 		o->leader_elect ? "on" : "off", NULL);
+	if (!c->kube) {
+		c->manifests = manifests_new(c->api->loop, c->reconcile, o->static_path,
+			o->static_expand_env, o->gc_interval_ns, o->static_entries, o->federated);
+		reconcile_lead(c->reconcile, true);
+		return;
+	}
 	if (o->spiffe_ids) {
 		watch_begin(c, RECONCILE_ID);
 		watch_begin(c, RECONCILE_NAMESPACE);
@@ -459,6 +468,8 @@ static void finish(void *arg)
 	}
 	lease_free(c->lease);
 	c->lease = NULL;
+	manifests_free(c->manifests);
+	c->manifests = NULL;
 	for (int k = 0; k < RECONCILE_KINDS; k++) {
 		kube_watch_free(c->watchers[k].watch);
 		c->watchers[k].watch = NULL;

@@ -52,6 +52,8 @@ struct server_controller {
 	char *entry_id_prefix, *entry_id_prefix_cleanup; /* without the dot */
 	int64_t gc_interval_ns;
 	bool spiffe_ids, static_entries, federated;
+	char *static_path; /* NULL: the cluster */
+	bool static_expand_env;
 	bool leader_elect;
 	char *lease_name, *lease_namespace;
 	int64_t lease_duration_ns, renew_deadline_ns, retry_period_ns;

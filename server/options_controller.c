@@ -81,7 +81,15 @@ void options_check_controller(struct config *c, struct server_file *f)
 	}
 	if (o->gc_interval_ns <= 0)
 		o->gc_interval_ns = 10 * NS_PER_SEC;
-	if (!f->has_reconcile)
-		o->spiffe_ids = o->static_entries = o->federated = true;
+	if (!f->has_reconcile) {
+		o->static_entries = o->federated = true;
+		o->spiffe_ids = !o->static_path;
+	}
+	if (o->static_path && o->leader_elect)
+		config_problem(c, "controller.leader_election.leader_elect",
+			"the Leader election is not possible with static manifests");
+	if (o->static_path && o->spiffe_ids)
+		config_problem(c, "controller.reconcile.cluster_spiffe_ids",
+			"ClusterSPIFFEID reconciliation is not possible with static manifests");
 	check_lease(c, o);
 }

@@ -819,6 +819,19 @@ const struct config_option server_option_table[] = {
 		AT(controller.federated),
 		.value = "false",
 		.doc = "ClusterFederatedTrustDomains." },
+	{ .path = "controller.static_manifest_path",
+		.type = CONFIG_T_STRING,
+		.flags = CONFIG_EMPTY_IS_UNSET,
+		AT(controller.static_path),
+		.doc = "Without Kubernetes: folder of YAML files, each with a ClusterStaticEntry "
+		       "or "
+		       "a ClusterFederatedTrustDomain, read every gc_interval. If one cannot be "
+		       "read, nothing is changed." },
+	{ .path = "controller.expand_env_static_manifests",
+		.type = CONFIG_T_BOOL,
+		AT(controller.static_expand_env),
+		.value = "false",
+		.doc = "Replace $NAME and ${NAME} in them by the environment." },
 	{ .path = "controller.leader_election",
 		.type = CONFIG_T_SECTION,
 		.doc = "Of several servers one writes, by a Lease." },

@@ -1,6 +1,9 @@
-/* Covers: server/controller.c server/controller_lease.c server/options_controller.c
+/* Covers: server/controller.c server/controller_lease.c server/controller_static.c
+ * server/options_controller.c
  * The controller and leader election against a stand-in for the API server. */
 #include "tests/test.h"
+
+#include <sys/stat.h>
 
 #include "server/controller.h"
 
@@ -317,6 +320,80 @@ static void test_no_config(void)
 	exit(0);
 }
 
+/* ---- without a cluster ---- */
+
+static void write_manifest(const char *file, const char *text)
+{
+	AUTO(free) char *path = xasprintf("%s/manifests/%s", test_dir(), file);
+
+	if (text)
+		write_text(path, text);
+	else
+		unlink(path);
+}
+
+static bool has_two(void)
+{
+	return entries_count(parts.entries) == 2;
+}
+
+static bool has_relationship(void)
+{
+	return federation_get(parts.federation, "peer.org") != NULL;
+}
+
+#define STATIC(name, path, more)                                                                   \
+	"apiVersion: spire.spiffe.io/v1alpha1\nkind: ClusterStaticEntry\nmetadata: {name: " name   \
+	"}\nspec:\n  spiffeID: spiffe://" TD path "\n  parentID: spiffe://" TD                     \
+	"/spire/server\n  selectors: [\"a:b\"]\n" more
+
+static void test_static(void)
+{
+	AUTO(free) char *path = xasprintf("%s/manifests", test_dir());
+
+	CHECK(mkdir(path, 0700) == 0);
+	write_manifest("a.yaml", STATIC("a", "/a", ""));
+	write_manifest("b.yaml", STATIC("b", "/${NAME_OF_B}", "  x509SVIDTTL: 1h\n"));
+	write_manifest("other.yaml", "apiVersion: v1\nkind: ConfigMap\n");
+	write_manifest("readme.txt", "{");
+	setenv("NAME_OF_B", "b", 1);
+	open_store();
+	options.controller = (struct server_controller){ .enabled = true,
+		.cluster_name = name,
+		.cluster_domain = domain,
+		.entry_id_prefix = prefix,
+		.gc_interval_ns = 20 * NS_PER_MS,
+		.static_entries = true,
+		.federated = true,
+		.static_path = path,
+		.static_expand_env = true };
+	CHECK_OK(controller_new(&options, &parts, &controller, &e));
+	controller_start(controller);
+	until(has_two);
+	/* A file that cannot be read stops all changes. */
+	write_manifest("a.yaml", NULL);
+	write_manifest("bad.yaml", "{");
+	until(waited);
+	CHECK(has_two());
+	write_manifest("bad.yaml", NULL);
+	until(has_entry);
+	write_manifest("peer.yaml",
+		"apiVersion: spire.spiffe.io/v1alpha1\nkind: ClusterFederatedTrustDomain\n"
+		"metadata: {name: p}\nspec: {trustDomain: peer.org, bundleEndpointURL: "
+		"\"https://127.0.0.1:1/\", bundleEndpointProfile: {type: https_web}}\n");
+	until(has_relationship);
+	write_manifest("b.yaml", NULL);
+	write_manifest("peer.yaml", NULL);
+	write_manifest("other.yaml", NULL);
+	write_manifest("readme.txt", NULL);
+	until(waited);
+	CHECK_INT(entries_count(parts.entries), 0);
+	CHECK(!has_relationship());
+	rmdir(path);
+	api_begin(0, handle); /* which end() ends */
+	end();
+}
+
 /* ---- leases ---- */
 
 static json_t *lease_object; /* of the stand-in */
@@ -490,4 +567,4 @@ static void test_lease_lost(void)
 }
 
 TEST_MAIN(TEST(test_watch), TEST(test_event), TEST(test_no_crd), TEST(test_no_config),
-	TEST(test_lease), TEST(test_lease_lost))
+	TEST(test_static), TEST(test_lease), TEST(test_lease_lost))
