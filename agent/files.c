@@ -78,6 +78,7 @@ static void take_x509_of(struct files_out *out, const X509SVIDResponse *m)
 	wall_format(x.expires, until, sizeof(until));
 	log_event(LOG_INFO, "files", "Received update", "spiffe_id", x.spiffe_id, "expires_at",
 		until, NULL);
+	files_out_expires(out, x.expires);
 	put(out, FILES_SVID, &x.svid);
 	put(out, FILES_KEY, &x.key);
 	put(out, FILES_BUNDLE, &x.bundle);

@@ -42,7 +42,7 @@ struct files_out {
 	bool busy;              /* a job is under way */
 	bool x509_new, jwt_new; /* since those who want to know were told */
 	bool x509_seen;
-	struct loop_timer *retry, *sweep;
+	struct loop_timer *retry, *sweep, *expiry;
 	struct backoff backoff;
 	struct files_fetch *fetches; /* of JWT-SVIDs, one each */
 };
@@ -91,6 +91,8 @@ struct files_slot *files_slot_of(struct files_out *out, enum files_kind kind);
 /* After one or several of those: writes what has changed and tells who wants to know. */
 void files_out_flush(struct files_out *out);
 void files_out_failed(struct files_out *out, bool x509, struct files_slot *slot);
+/* Says so when the certificate ends and no other has come. */
+void files_out_expires(struct files_out *out, struct wall at);
 /* Everything that the set wants is written. */
 bool files_out_complete(const struct files_out *out);
 

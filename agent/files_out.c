@@ -209,6 +209,22 @@ static void on_retry(void *arg)
 	files_out_flush(arg);
 }
 
+/* ---- the end of a certificate ---- */
+
+static void on_expiry(void *arg)
+{
+	struct files_out *out = arg;
+
+	log_event(LOG_ERROR, "files",
+		"The certificate in the files has expired; the agent gives no other", "set",
+		*out->o->name ? out->o->name : NULL, "cert_dir", out->o->cert_dir, NULL);
+}
+
+void files_out_expires(struct files_out *out, struct wall at)
+{
+	loop_timer_set_wall(out->expiry, at);
+}
+
 /* ---- the set before the present one ---- */
 
 static void sweep_work(void *arg)
@@ -258,6 +274,7 @@ int files_out_init(
 	out->notify = files_notify_new(f->loop, o);
 	out->retry = loop_timer_new(f->loop, on_retry, out);
 	out->sweep = loop_timer_new(f->loop, on_sweep, out);
+	out->expiry = loop_timer_new(f->loop, on_expiry, out);
 	out->backoff =
 		(struct backoff){ .first_ns = NS_PER_SEC, .max_ns = RETRY_MAX_S * NS_PER_SEC };
 	return 0;
@@ -271,6 +288,7 @@ void files_out_deinit(struct files_out *out)
 	files_notify_free(out->notify);
 	loop_timer_free(out->retry);
 	loop_timer_free(out->sweep);
+	loop_timer_free(out->expiry);
 	for (size_t i = 0; i < out->n_slots; i++)
 		buf_deinit(&out->slots[i].data);
 	free(out->slots);

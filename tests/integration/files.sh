@@ -23,6 +23,7 @@ cat_pair() {
 
 world() { # TTL
 	server_conf "ca_ttl = \"24h\"
+		agent_ttl = \"1h\"
 		default_x509_svid_ttl = \"$1\"
 		default_jwt_svid_ttl = \"1m\""
 	both || return 1
@@ -200,13 +201,14 @@ no_space() {
 }
 
 agent_restarts() {
-	world 6s || return 1
+	world 5s || return 1
 	conf
 	files
 	until_ok 10 test -s "$W/certs/svid.pem" || return 1
 	kill -9 "$APID"
 	wait "$APID" 2>/dev/null
 	cat_pair "$W/certs" svid.pem svid_key.pem 0 || return 1
+	until_ok 10 grep -q 'has expired; the agent gives no other' "$W/files.log" || return 1
 	local was
 	was=$(serial)
 	agent_start || return 1
