@@ -87,11 +87,20 @@ static void take_x509_of(struct files_out *out, const X509SVIDResponse *m)
 	files_out_flush(out);
 }
 
+/* Nobody looks at the message after this. */
+static void wipe_keys(const X509SVIDResponse *m)
+{
+	for (size_t i = 0; i < m->n_svids; i++)
+		if (m->svids[i]->x509_svid_key.len)
+			mem_wipe(m->svids[i]->x509_svid_key.data, m->svids[i]->x509_svid_key.len);
+}
+
 static void take_x509(struct files *f, const ProtobufCMessage *m)
 {
 	for (size_t i = 0; i < f->n_outs; i++)
 		if (files_wants_x509(f->outs[i].o))
 			take_x509_of(&f->outs[i], (const X509SVIDResponse *)m);
+	wipe_keys((const X509SVIDResponse *)m);
 }
 
 /* ---- JWT bundles ---- */
