@@ -45,6 +45,7 @@ enum {
 
 struct sync_hub;
 struct federation;
+struct controller;
 
 /* The parts of the server that the services work on; all borrowed, set once by the composition
  * root. */
@@ -61,6 +62,7 @@ struct api {
 	struct sync_hub *sync;
 	struct federation *federation;
 	struct witness *witness;
+	struct controller *controller; /* NULL: none */
 	const char *trust_domain;
 	struct map
 		*bundles; /* trust domain name → struct bundle, one reference each; own included */
@@ -80,6 +82,7 @@ struct rpc_service api_sync_service(struct api *a);
 struct rpc_service api_trustdomain_service(struct api *a);
 struct rpc_service api_local_authority_service(struct api *a); /* SPIRE's */
 struct rpc_service api_authority_service(struct api *a);       /* what is ours beside it */
+struct rpc_service api_controller_service(struct api *a);      /* ours */
 /* Methods of the agent service (api_attest.c). */
 void api_attest_agent(struct rpc_call *c, const ProtobufCMessage *req);
 void api_renew_agent(struct rpc_call *c, const ProtobufCMessage *req);

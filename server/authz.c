@@ -18,6 +18,7 @@ enum { ADMIN_LOCAL = AUTHZ_ADMIN | AUTHZ_LOCAL };
 #define TRUST_DOMAIN_API "/spire.api.server.trustdomain.v1.TrustDomain/"
 #define AUTHORITY_API "/spire.api.server.localauthority.v1.LocalAuthority/"
 #define ASSAY_AUTHORITY_API "/assay.server.v1.Authority/"
+#define CONTROLLER_API "/assay.server.v1.Controller/"
 #define LOGGER_API "/spire.api.server.logger.v1.Logger/"
 #define DEBUG_API "/spire.api.server.debug.v1.Debug/"
 #define HEALTH_API "/grpc.health.v1.Health/"
@@ -88,6 +89,8 @@ static const struct authz_method table[] = {
 	{ AUTHORITY_API "TaintWITAuthority", ADMIN_LOCAL, false },
 	{ AUTHORITY_API "RevokeWITAuthority", ADMIN_LOCAL, false },
 	{ ASSAY_AUTHORITY_API "GetDistribution", ADMIN_LOCAL, false },
+
+	{ CONTROLLER_API "ExplainPod", ADMIN_LOCAL, false },
 
 	{ LOGGER_API "GetLogger", AUTHZ_LOCAL, true },
 	{ LOGGER_API "SetLogLevel", AUTHZ_LOCAL, true },

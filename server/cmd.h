@@ -10,7 +10,7 @@
 
 extern const struct cli_command cmd_run[], cmd_validate[], cmd_entry[], cmd_agent[], cmd_bundle[],
 	cmd_federation[], cmd_token[], cmd_x509[], cmd_jwt[], cmd_healthcheck[], cmd_logger[],
-	cmd_debug[], cmd_localauthority[], cmd_upstreamauthority[], cmd_import[];
+	cmd_debug[], cmd_localauthority[], cmd_upstreamauthority[], cmd_import[], cmd_controller[];
 
 /* All of them, and the sockets' defaults. */
 extern const struct cli_program server_program;

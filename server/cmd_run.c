@@ -131,7 +131,7 @@ const struct cli_command cmd_validate[] = {
 
 static const struct cli_command *const commands[] = { cmd_run, cmd_validate, cmd_entry, cmd_agent,
 	cmd_bundle, cmd_federation, cmd_token, cmd_x509, cmd_jwt, cmd_healthcheck, cmd_logger,
-	cmd_debug, cmd_localauthority, cmd_upstreamauthority, cmd_import, NULL };
+	cmd_debug, cmd_localauthority, cmd_upstreamauthority, cmd_import, cmd_controller, NULL };
 
 const struct cli_program server_program = {
 	.name = "assay-server",

@@ -519,3 +519,9 @@ void controller_relationship(struct controller *c)
 {
 	reconcile_relationship(c->reconcile);
 }
+
+void controller_explain(struct controller *c, const char *namespace, const char *name,
+	struct reconcile_explanation *ret)
+{
+	reconcile_explain(c->reconcile, namespace, name, ret);
+}

@@ -27,6 +27,10 @@ void controller_stop(struct controller *c, void (*done)(void *arg), void *arg);
 /* After controller_stop() and loop_drain(). NULL is fine. */
 void controller_free(struct controller *c);
 
+struct reconcile_explanation;
+void controller_explain(struct controller *c, const char *namespace, const char *name,
+	struct reconcile_explanation *ret);
+
 /* The store's observer tells. */
 void controller_entry(struct controller *c, const char *id, const struct entry *en);
 void controller_bundle(struct controller *c);

@@ -99,6 +99,24 @@ enum reconcile_kind reconcile_object_kind(const struct reconcile_object *o);
 const char *reconcile_kind_name(enum reconcile_kind k); /* "ClusterSPIFFEID" */
 bool reconcile_owns(const struct reconcile *r, const char *entry_id);
 
+/* Why a pod has the entries that it has. */
+struct reconcile_line {
+	char *object;      /* name of the ClusterSPIFFEID */
+	const char *state; /* "entry", "waiting", "masked", "not needed", "not selected", "failed",
+			      "other class" */
+	char *reason, *entry_id; /* "" when there is none */
+};
+struct reconcile_explanation {
+	bool known;
+	char *uid, *node, *parent_id; /* NULL when it is not known */
+	struct strings notes;
+	struct reconcile_line *lines;
+	size_t n_lines;
+};
+void reconcile_explain(struct reconcile *r, const char *namespace, const char *name,
+	struct reconcile_explanation *ret);
+void reconcile_explanation_deinit(struct reconcile_explanation *x);
+
 struct reconcile_stats {
 	size_t pods, nodes, objects, entries, waiting, failed;
 	uint64_t created, updated, deleted, failures;

@@ -47,7 +47,6 @@ struct server {
 	struct bundle_endpoint *bundle_endpoint;
 	struct oidc *oidc;
 	struct publisher *publisher;
-	struct controller *controller; /* NULL: not configured */
 	struct reload *reload;
 	struct api api;
 	struct face faces[FACES];
@@ -130,8 +129,8 @@ static void on_entry(void *arg, uint64_t change, const char *id, const struct en
 		entries_remove(s->api.entries, id);
 	if (en && s->prune)
 		prune_note(s->prune, en->expires_at);
-	if (s->controller)
-		controller_entry(s->controller, id, en);
+	if (s->api.controller)
+		controller_entry(s->api.controller, id, en);
 }
 
 static void on_node(void *arg, uint64_t change, const char *spiffe_id, const struct node *n)
@@ -169,8 +168,8 @@ static void on_bundle(void *arg, uint64_t change, const char *trust_domain, stru
 		sync_hub_bundle_changed(s->api.sync, trust_domain);
 	if (b && s->api.federation)
 		federation_bundle_changed(s->api.federation, trust_domain);
-	if (b && s->controller)
-		controller_bundle(s->controller);
+	if (b && s->api.controller)
+		controller_bundle(s->api.controller);
 }
 
 static void on_relationship(
@@ -181,8 +180,8 @@ static void on_relationship(
 	entries_set_change(s->api.entries, change);
 	if (s->api.federation)
 		federation_changed(s->api.federation, trust_domain, r);
-	if (s->controller)
-		controller_relationship(s->controller);
+	if (s->api.controller)
+		controller_relationship(s->api.controller);
 }
 
 /* ---- doors ---- */
@@ -296,6 +295,7 @@ static int face_serve(struct server *s, struct face *f, struct err *e)
 	f->services[f->n_services++] = api_trustdomain_service(&s->api);
 	f->services[f->n_services++] = api_local_authority_service(&s->api);
 	f->services[f->n_services++] = api_authority_service(&s->api);
+	f->services[f->n_services++] = api_controller_service(&s->api);
 	if (f == &s->faces[FACE_TCP]) {
 		f->services[f->n_services++] = api_sync_service(&s->api);
 	} else {
@@ -388,9 +388,9 @@ static void stop(struct server *s, int exit_code)
 		federation_stop(s->api.federation);
 	publisher_free(s->publisher);
 	s->publisher = NULL;
-	if (s->controller) {
+	if (s->api.controller) {
 		s->closing++;
-		controller_stop(s->controller, closed_one, s);
+		controller_stop(s->api.controller, closed_one, s);
 	}
 	for (size_t i = 0; i < FACES; i++) {
 		struct face *f = &s->faces[i];
@@ -465,8 +465,8 @@ static void on_svid(void *arg)
 	federation_start(s->api.federation);
 	s->publisher = publisher_new(s->loop, s->o);
 	publisher_bundle_changed(s->publisher, api_bundle(&s->api, s->o->trust_domain));
-	if (s->controller)
-		controller_start(s->controller);
+	if (s->api.controller)
+		controller_start(s->api.controller);
 	log_event(LOG_INFO, "server", "ready", "entries",
 		log_fmt("%zu", entries_count(s->api.entries)), "agents",
 		log_fmt("%zu", entries_count_nodes(s->api.entries)), NULL);
@@ -640,7 +640,7 @@ static int start_api(struct server *s, struct err *e)
 
 static int start_controller(struct server *s, struct err *e)
 {
-	return s->o->controller.enabled ? controller_new(s->o, &s->api, &s->controller, e) : 0;
+	return s->o->controller.enabled ? controller_new(s->o, &s->api, &s->api.controller, e) : 0;
 }
 
 static int start_http(struct server *s, struct err *e)
@@ -682,8 +682,8 @@ static void teardown(struct server *s)
 	for (size_t i = 0; i < FACES; i++)
 		rpc_server_free(s->faces[i].rpc);
 	loop_drain(s->loop);
-	controller_free(s->controller);
-	s->controller = NULL;
+	controller_free(s->api.controller);
+	s->api.controller = NULL;
 	sync_hub_free(s->api.sync);
 	s->api.sync = NULL;
 	server_svid_free(s->api.svid);

@@ -86,6 +86,8 @@ lifecycle() {
 	has_entry "spire/agent/k8s_psat/demo/$(uid node '' n1)" || return 1
 	a_pod default p1 n1 'app: web'
 	until_ok 5 n_entries 2 || return 1
+	"$SERVER" controller explain -socketPath "$W/server.sock" -pod default/p1 >"$W/why" || return 1
+	grep -q 'by-account *: entry k8s\.' "$W/why" || { cat "$W/why"; return 1; }
 	a_pod kube-system p2 n1 2>/dev/null # ignored, if the account is there at all
 	# An object that selects by label, and the label goes.
 	kubectl apply -f - <<-EOT

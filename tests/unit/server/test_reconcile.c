@@ -1,6 +1,6 @@
 /* Covers: server/reconcile.c server/reconcile_cluster.c server/reconcile_select.c
  * server/reconcile_object.c server/reconcile_render.c server/reconcile_slot.c
- * server/reconcile_federation.c
+ * server/reconcile_federation.c server/reconcile_explain.c
  * Objects of a cluster go in, entries of a real store come out. */
 #include "server/reconcile.h"
 
@@ -882,6 +882,72 @@ static void test_federation(void)
 	end();
 }
 
+static void check_line(const struct reconcile_explanation *x, const char *object, const char *state,
+	const char *reason)
+{
+	for (size_t i = 0; i < x->n_lines; i++)
+		if (strcmp(x->lines[i].object, object) == 0) {
+			CHECK_STR(x->lines[i].state, state);
+			CHECK_CONTAINS(x->lines[i].reason, reason);
+			CHECK((*x->lines[i].entry_id != 0) == (strcmp(state, "entry") == 0));
+			return;
+		}
+	TEST_FAIL("nothing of %s", object);
+}
+
+static void test_explain(void)
+{
+	struct reconcile_explanation x;
+
+	begin();
+	cluster();
+	put_id("main", NS_SA);
+	put_id("twin", NS_SA);
+	put_id("fb", "\"spiffeIDTemplate\":\"spiffe://" TD "/f\",\"fallback\":true");
+	put_id("web", NS_SA ",\"podSelector\":{\"matchLabels\":{\"app\":\"web\"}}");
+	put_id("team", NS_SA ",\"namespaceSelector\":{\"matchExpressions\":[{\"key\":\"team\","
+			     "\"operator\":\"NotIn\",\"values\":[\"a\",\"b\"]}]}");
+	put_id("bad", "\"spiffeIDTemplate\":\"{{\"");
+	put_id("wrong", "\"spiffeIDTemplate\":\"spiffe://other.org/x\"");
+	put_id("else", NS_SA ",\"className\":\"other\"");
+	put_pod("default", "p1", "\"app\":\"db\"", "n1");
+	reconcile_explain(rec, "default", "p1", &x);
+	CHECK_CONTAINS(x.notes.v[0], "Namespace");
+	check_line(&x, "main", "waiting", "");
+	reconcile_explanation_deinit(&x);
+	sync_all();
+	reconcile_explain(rec, "default", "p1", &x);
+	CHECK(x.known && x.notes.n == 0);
+	CHECK_STR(x.uid, "uid-p1");
+	CHECK_STR(x.node, "n1");
+	CHECK_CONTAINS(x.parent_id, "uid-n1");
+	CHECK_INT(x.n_lines, 8);
+	check_line(&x, "main", "entry", "");
+	check_line(&x, "twin", "masked", "main declares the same entry");
+	check_line(&x, "fb", "not needed", "fallback");
+	check_line(&x, "web", "not selected", "podSelector: app In [web], but it is \"db\"");
+	check_line(&x, "team", "not selected",
+		"namespaceSelector: team NotIn [a, b], but it is \"a\"");
+	check_line(&x, "bad", "failed", "invalid SPIFFEID template");
+	check_line(&x, "wrong", "failed", "expected trust domain");
+	check_line(&x, "else", "other class", "");
+	reconcile_explanation_deinit(&x);
+	put_pod("kube-system", "p2", "", "n1");
+	reconcile_explain(rec, "kube-system", "p2", &x);
+	check_line(&x, "main", "not selected", "the namespace kube-system is ignored");
+	reconcile_explanation_deinit(&x);
+	put_pod("default", "p3", "", "");
+	reconcile_explain(rec, "default", "p3", &x);
+	check_line(&x, "main", "failed", "not on a node yet");
+	reconcile_explanation_deinit(&x);
+	reconcile_lead(rec, false);
+	reconcile_explain(rec, "default", "nobody", &x);
+	CHECK(!x.known);
+	CHECK_CONTAINS(x.notes.v[0], "another server leads");
+	reconcile_explanation_deinit(&x);
+	end();
+}
+
 /* Status: only what differs, and again when it could not be written. */
 static void test_status(void)
 {
@@ -907,7 +973,8 @@ static void test_status(void)
 	end();
 }
 
-/* 3,000 pods at once, in batches, none of which is left over; one object's change goes to all of them. */
+/* 3,000 pods at once, in batches, none of which is left over; one object's change goes to all of
+ * them. */
 static void test_many(void)
 {
 	struct reconcile_stats stats;
@@ -945,4 +1012,5 @@ TEST_MAIN(TEST(test_pod), TEST(test_selectors), TEST(test_node), TEST(test_updat
 	TEST(test_fallback_and_mask), TEST(test_invalid), TEST(test_retry), TEST(test_class),
 	TEST(test_static), TEST(test_ownership), TEST(test_drift), TEST(test_take_over),
 	TEST(test_cleanup), TEST(test_lead), TEST(test_restart), TEST(test_needs),
-	TEST(test_services), TEST(test_federation), TEST(test_status), TEST(test_many))
+	TEST(test_services), TEST(test_federation), TEST(test_explain), TEST(test_status),
+	TEST(test_many))
