@@ -525,7 +525,8 @@ const struct config_option agent_option_table[] = {
 		.type = CONFIG_T_BOOL,
 		AT(k8s.use_new_container_locator),
 		.value = "true",
-		.doc = "false: find the container by /proc/PID/cgroup only, not by mounts." },
+		.doc = "false: find the container by /proc/PID/cgroup only, by the matchers of "
+		       "older SPIRE." },
 	{ .path = K8S ".verbose_container_locator_logs",
 		.type = CONFIG_T_BOOL,
 		AT(k8s.verbose_container_locator_logs),

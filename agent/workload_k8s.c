@@ -70,11 +70,25 @@ static void add_selectors(const struct k8s *k, const struct pod *p,
 		pod_container_selectors(p, container, &f->selectors);
 }
 
+/* ATTEST_WAITS: ret->container is known. */
+static enum attest_next find_container(
+	const struct k8s *k, const struct caller *c, bool blocking, struct finding *ret)
+{
+	int want = CONTAINER_POD;
+
+	if (k->o->verbose_container_locator_logs)
+		want |= CONTAINER_VERBOSE;
+	if (k->o->use_new_container_locator)
+		return attest_container(c, want, blocking, ret);
+	if (k8s_legacy_container(c, &ret->container, &ret->err) || !ret->container.id[0])
+		return ATTEST_DONE;
+	return ATTEST_WAITS;
+}
+
 static enum attest_next k8s_attest(
 	void *state, const struct caller *c, bool blocking, struct finding *ret)
 {
 	struct k8s *k = state;
-	int want = CONTAINER_POD;
 	const struct pod_item *container;
 	const struct pod *p;
 	const json_t *labels = NULL;
@@ -85,13 +99,7 @@ static enum attest_next k8s_attest(
 		err_set(&ret->err, ERR_PRECONDITION, "kubelet client is disabled");
 		return ATTEST_DONE;
 	}
-	if (k->o->verbose_container_locator_logs)
-		want |= CONTAINER_VERBOSE;
-	if (!k->o->use_new_container_locator)
-		want |= CONTAINER_NO_MOUNTS;
-	next = attest_container(c, want, blocking, ret);
-	if (next == ATTEST_BLOCKS && !k->o->use_new_container_locator)
-		return ATTEST_DONE;
+	next = find_container(k, c, blocking, ret);
 	if (next != ATTEST_WAITS || blocking)
 		return next;
 	w = want_of(k, c, ret);

@@ -25,6 +25,10 @@ struct k8s {
 /* The API, by KUBECONFIG, as the pod's service account, or by ~/.kube/config. */
 int k8s_kube(struct k8s *k, struct kube **ret, struct err *e) MUST_USE;
 
+/* The container by the old matchers; none is no error, as with container_find(). */
+int k8s_legacy_container(const struct caller *c, struct container *ret, struct err *e) MUST_USE;
+int k8s_legacy_from_cgroup(struct bytes text, struct container *ret, struct err *e) MUST_USE;
+
 /* ---- labels of namespaces ---- */
 
 /* The labels of a namespace, if they are known and fresh; valid until the loop goes on. */

@@ -1,7 +1,7 @@
 /* /proc/PID/cgroup: what is found in any text is well-formed, and stands in it. */
 #include <string.h>
 
-#include "agent/container.h"
+#include "agent/workload_k8s_internal.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
@@ -20,9 +20,22 @@ static void check(struct bytes text, int want)
 	INVARIANT((want & CONTAINER_POD) || !c.pod_uid[0]);
 }
 
+static void check_legacy(struct bytes text)
+{
+	struct container c = { 0 };
+	struct err e;
+	int r = k8s_legacy_from_cgroup(text, &c, &e);
+
+	INVARIANT(r == 0 || r == ERR_INTERNAL || r == ERR_PRECONDITION);
+	INVARIANT(r == 0 || !c.id[0]);
+	INVARIANT(c.id[0] ? strlen(c.id) == CONTAINER_ID_LEN : !c.pod_uid[0]);
+	INVARIANT(strlen(c.pod_uid) <= CONTAINER_POD_UID_LEN);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
 	check(bytes_of(data, n), 0);
 	check(bytes_of(data, n), CONTAINER_POD);
+	check_legacy(bytes_of(data, n));
 	return 0;
 }

@@ -1,9 +1,9 @@
 /* WorkloadAttestor "k8s" against a stand-in that is both kubelet and API server. Covers:
  * agent/workload_k8s.c agent/workload_k8s_namespace.c agent/workload_k8s_object.c
- * agent/workload_k8s_reference.c */
+ * agent/workload_k8s_reference.c agent/workload_k8s_legacy.c */
 #include "tests/test.h"
 
-#include "agent/workload_k8s.h"
+#include "agent/workload_k8s_internal.h"
 #include "lib/crypto.h"
 #include "tests/unit/kube_api.inc"
 
@@ -470,5 +470,61 @@ static void test_no_pod(void)
 	end();
 }
 
-TEST_MAIN(TEST(test_validation), TEST(test_local_pods), TEST(test_remote_pods), TEST(test_objects),
-	TEST(test_review), TEST(test_namespace_labels), TEST(test_cancel), TEST(test_no_pod))
+#define ID "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+#define ID2 "f123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+#define POD_UID "2c48913c-b29f-11e7-9350-020968147796"
+
+static void test_legacy_locator(void)
+{
+	static const struct {
+		const char *path, *id, *uid;
+	} paths[] = {
+		{ "/", "", "" },
+		{ "/docker/" ID, "", "" },
+		{ "/user.slice/user-1000.slice/session-1.scope", "", "" },
+		{ "/kubepods/burstable/pod" POD_UID "/" ID, ID, POD_UID },
+		{ "/docker/" ID2 "/kubepods/besteffort/pod" POD_UID "/" ID, ID, POD_UID },
+		{ "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod" POD_UID
+		  ".slice/docker-" ID ".scope",
+			ID, POD_UID },
+		{ "/kubepods-besteffort-pod2c48913c_b29f_11e7_9350_020968147796.slice:cri-"
+		  "containerd:" ID,
+			ID, POD_UID },
+		{ "/../../pod" POD_UID "/" ID, ID, POD_UID },
+		{ "/kubepods/pod2c48913cb29f11e79350020968147796/" ID, ID,
+			"2c48913cb29f11e79350020968147796" },
+		{ "/../crio-" ID ".scope", ID, "" },
+		{ "/kubepods/pod" POD_UID "/crio-" ID ".scope", ID, POD_UID },
+		{ "/kubepods/pod" POD_UID "/" ID "0", "", "" },
+		{ "/kubepods/pod" POD_UID "//" ID, "", "" },
+		{ "/kubepods/pod" POD_UID ID, "", "" },
+		{ "/kubepods/xpod" POD_UID "/" ID, "", "" },
+		{ "/kubepods/pod" POD_UID "/" ID "/nested", "", "" },
+		{ "/kubepods/pod" POD_UID, "", "" },
+	};
+	struct container c;
+	struct err e;
+
+	for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
+		AUTO(free) char *text = xasprintf("4:pids:/\n0::%s\n", paths[i].path);
+
+		CHECK_OK(k8s_legacy_from_cgroup(bytes_str(text), &c, &e));
+		CHECK_STR(c.id, paths[i].id);
+		CHECK_STR(c.pod_uid, paths[i].uid);
+	}
+	CHECK_ERR(k8s_legacy_from_cgroup(
+			  bytes_str("2:a:/pod" POD_UID "/" ID "\n1:b:/pod" POD_UID "/" ID2 "\n"),
+			  &c, &e),
+		ERR_PRECONDITION);
+	CHECK_STR(e.msg, "multiple container IDs found in cgroups (" ID ", " ID2 ")");
+	CHECK_ERR(k8s_legacy_from_cgroup(
+			  bytes_str("2:a:/pod" POD_UID "/" ID "\n1:b:/crio-" ID "\n"), &c, &e),
+		ERR_PRECONDITION);
+	CHECK_STR(e.msg, "multiple pod UIDs found in cgroups (" POD_UID ", )");
+	CHECK_ERR(k8s_legacy_from_cgroup(bytes_str("nonsense\n"), &c, &e), ERR_INTERNAL);
+	CHECK_CONTAINS(e.msg, "unable to obtain cgroups: ");
+}
+
+TEST_MAIN(TEST(test_legacy_locator), TEST(test_validation), TEST(test_local_pods),
+	TEST(test_remote_pods), TEST(test_objects), TEST(test_review), TEST(test_namespace_labels),
+	TEST(test_cancel), TEST(test_no_pod))
