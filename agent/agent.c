@@ -30,12 +30,21 @@ enum {
 	/* Announced by a peer; above what is taken, so that most get a status. */
 	PUBLIC_MESSAGE_MAX = 256 << 10,
 	ENVOY_MESSAGE_MAX = 512 << 10,
-	PUBLIC_READ_CHUNK = 2 << 10, /* 450 proxies' streams at 32 KiB each */
+	PUBLIC_READ_CHUNK = 1 << 10, /* 450 proxies' streams at 32 KiB each */
+	HEAP_PIECE_MAX = 32 << 10,   /* what is larger comes and goes in pages of its own */
 	/* An Envoy opens a stream per secret, up to a hundred on a connection, all at once. */
 	ENVOY_PENDING_MAX = 8 << 20,
 };
 
 /* ---- the process ---- */
+
+/* One heap for all threads, without large holes: little of it can be in use in many places, and the
+ * threads seldom meet there. Before the first thread is made. */
+static void set_up_memory(void)
+{
+	mallopt(M_ARENA_MAX, 1);
+	mallopt(M_MMAP_THRESHOLD, HEAP_PIECE_MAX);
+}
 
 static void harden(void)
 {
@@ -517,6 +526,7 @@ int agent_run(struct agent_options *o)
 	struct agent a = { .o = o };
 	struct err e = ERR_INIT;
 
+	set_up_memory();
 	harden();
 	a.loop = loop_new();
 	log_event(LOG_INFO, "agent", "Starting agent", "version", ASSAY_VERSION, "trust_domain",

@@ -160,8 +160,9 @@ static int fetch_both(
 	rq.spiffe_id = (char *)(uintptr_t)cli_str(c, "spiffeID");
 	r = first_of(c, "/SpiffeWorkloadAPI/FetchJWTBundles", &brq.base,
 		&jwtbundles_response__descriptor, ret_bundles, e);
-	if (r)
-		return r;
+	if (r) /* SPIRE's words for an agent that is not there, and only for that */
+		return strstr(e->msg, "dial unix ") ? err_wrap(e, "failed to receive JWT bundles")
+						    : r;
 	return call(c, "/SpiffeWorkloadAPI/FetchJWTSVID", &rq.base, &jwtsvidresponse__descriptor,
 		ret_svids, e);
 }

@@ -5,10 +5,7 @@
 
 #include "lib/http_client_internal.h"
 
-enum { READ_SIZE = 32 << 10 };
-
-/* What is read is used up before anything else is read, so one buffer a thread is enough. */
-static _Thread_local uint8_t input[READ_SIZE];
+enum { READ_SIZE = 16 << 10 };
 
 static void conn_closed(uv_handle_t *h)
 {
@@ -49,7 +46,7 @@ static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *b)
 {
 	(void)h;
 	(void)suggested;
-	*b = uv_buf_init((char *)input, sizeof(input));
+	*b = uv_buf_init(xmalloc(READ_SIZE), READ_SIZE);
 }
 
 static void check(struct client_conn *c, bool all_used)
@@ -80,10 +77,10 @@ static void ended(struct client_conn *c)
 
 static void on_data(uv_stream_t *st, ssize_t n, const uv_buf_t *b)
 {
+	AUTO(free) char *input = b->base;
 	struct client_conn *c = st->data;
 	size_t used;
 
-	(void)b;
 	if (n == 0 || uv_is_closing((uv_handle_t *)&c->pipe))
 		return;
 	if (!c->call) { /* the end, or an answer that nobody asked for */
@@ -97,7 +94,7 @@ static void on_data(uv_stream_t *st, ssize_t n, const uv_buf_t *b)
 	} else {
 		c->heard = true;
 		http_call_heard(c->call);
-		used = http_message_feed(&c->message, bytes_of(input, (size_t)n));
+		used = http_message_feed(&c->message, bytes_of((const uint8_t *)input, (size_t)n));
 		check(c, used == (size_t)n);
 	}
 }

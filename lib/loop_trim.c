@@ -12,7 +12,7 @@
 #include "lib/mem.h"
 
 enum {
-	QUIET_MS = 200,
+	QUIET_MS = 100,
 	BUSY_MAX_MS = 5000, /* without a quiet moment; then in the midst of it */
 	GROWN_PAGES = 256,  /* since the last time; 1 MiB */
 	KEEP_BYTES = 128 << 10,
