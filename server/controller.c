@@ -34,7 +34,7 @@ struct controller {
 	int n_calls, n_events;
 	int64_t events_since_ns;
 	char *cluster_domain;
-	bool started, stopped;
+	bool started, stopped, status_armed;
 	int posted;
 	void (*done)(void *arg);
 	void *done_arg;
@@ -61,8 +61,10 @@ struct call {
 
 static void status_soon(struct controller *c, int ms)
 {
-	if (!c->stopped)
-		loop_timer_set(c->status_timer, ms * NS_PER_MS);
+	if (c->stopped || c->status_armed)
+		return;
+	c->status_armed = true;
+	loop_timer_set(c->status_timer, ms * NS_PER_MS);
 }
 
 static void call_free(struct call *k)
@@ -128,9 +130,13 @@ static void on_status_timer(void *arg)
 	struct controller *c = arg;
 	struct reconcile_status s;
 
+	c->status_armed = false;
 	while (!c->stopped && c->n_calls < CONTROLLER_CALLS_MAX &&
 		reconcile_take_status(c->reconcile, &s))
 		send_status(c, &s);
+	/* Not all is known yet, or there are many pods to be looked at. */
+	if (c->n_calls < CONTROLLER_CALLS_MAX && reconcile_status_waits(c->reconcile))
+		status_soon(c, CONTROLLER_STATUS_MS);
 }
 
 static void on_status(void *arg)

@@ -422,8 +422,7 @@ void reconcile_synced(struct reconcile *r, enum reconcile_kind k)
 		return;
 	r->synced[k] = true;
 	sweep(r, k);
-	if (k == RECONCILE_FEDERATED)
-		federation_work(r);
+	federation_work(r); /* this may have been what it waited for */
 	reconcile_work_soon(r);
 }
 
@@ -445,6 +444,8 @@ void reconcile_lead(struct reconcile *r, bool leading)
 	if (!leading)
 		return;
 	show_all(r);
+	if (r->o.status && reconcile_status_waits(r))
+		r->o.status(r->o.arg);
 	federation_work(r);
 	reconcile_work_soon(r);
 }

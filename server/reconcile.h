@@ -89,6 +89,8 @@ struct reconcile_status {
 	json_t *status; /* whole */
 };
 bool reconcile_take_status(struct reconcile *r, struct reconcile_status *ret);
+/* There will be some once all is known and looked at. */
+bool reconcile_status_waits(const struct reconcile *r);
 void reconcile_status_deinit(struct reconcile_status *s);
 /* It could not be written: it is to be given again. */
 void reconcile_return_status(struct reconcile *r, const struct reconcile_status *s);

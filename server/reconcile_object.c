@@ -500,6 +500,11 @@ bool reconcile_take_status(struct reconcile *r, struct reconcile_status *ret)
 	return false;
 }
 
+bool reconcile_status_waits(const struct reconcile *r)
+{
+	return r->leading && !r->stopped && !list_empty(&r->changed_status);
+}
+
 void reconcile_status_deinit(struct reconcile_status *s)
 {
 	free(s->name);

@@ -303,6 +303,7 @@ static void test_no_crd(void)
 	missing = 0;
 	pthread_mutex_unlock(&stand_in.lock);
 	until(has_entry);
+	until(has_status);
 	end();
 }
 

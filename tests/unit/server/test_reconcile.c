@@ -844,8 +844,11 @@ static void test_federation(void)
 	begin();
 	store_relationship_create(api.store, &hand, NULL, relationship_done, NULL);
 	settle();
-	sync_all();
 	federated("p", "peer.org", "https://peer.org/b", WEB);
+	reconcile_synced(rec, RECONCILE_FEDERATED);
+	settle();
+	CHECK(!federation_get(api.federation, "peer.org")); /* pods are not known yet */
+	sync_all();
 	CHECK_STR(federation_get(api.federation, "peer.org")->url, "https://peer.org/b");
 	check_condition("p", "Applied", "");
 	federated("p", "peer.org", "https://peer.org/c",
