@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lib/clock.h"
 #include "lib/crypto.h"
 
 enum { STAMP = 16 }; /* hexadecimal digits */
@@ -19,7 +20,12 @@ struct files_disk {
 	char *data; /* "..data", "..data-web" */
 	int fd;     /* of the folder */
 	int lock;
-	char *present, *before; /* names of sets, or NULL */
+	char *present; /* name of the set, or NULL */
+	struct former {
+		char *name;
+		struct mono since; /* when another took its place */
+	} former[FILES_DISK_KEPT]; /* oldest first */
+	size_t n_former;
 };
 
 /* ---- names ---- */
@@ -94,12 +100,20 @@ static void remove_set(const struct files_disk *d, const char *name)
 	unlinkat(d->fd, name, AT_REMOVEDIR);
 }
 
-void files_disk_sweep(struct files_disk *d)
+static void remove_oldest(struct files_disk *d)
 {
-	if (d->before)
-		remove_set(d, d->before);
-	free(d->before);
-	d->before = NULL;
+	remove_set(d, d->former[0].name);
+	free(d->former[0].name);
+	memmove(d->former, d->former + 1, --d->n_former * sizeof(d->former[0]));
+}
+
+bool files_disk_sweep(struct files_disk *d, int64_t older_ns)
+{
+	int64_t now = clock_mono().ns;
+
+	while (d->n_former && now - d->former[0].since.ns >= older_ns)
+		remove_oldest(d);
+	return d->n_former > 0;
 }
 
 /* What a process that was killed has left: sets that are not the present one. */
@@ -180,7 +194,8 @@ void files_disk_close(struct files_disk *d)
 	free(d->dir);
 	free(d->data);
 	free(d->present);
-	free(d->before);
+	for (size_t i = 0; i < d->n_former; i++)
+		free(d->former[i].name);
 	free(d);
 }
 
@@ -320,8 +335,11 @@ static int make_present(struct files_disk *d, char *name, struct err *e)
 		return r;
 	}
 	fsync(d->fd);
-	files_disk_sweep(d);
-	d->before = d->present;
+	if (d->n_former == FILES_DISK_KEPT)
+		remove_oldest(d);
+	if (d->present)
+		d->former[d->n_former++] =
+			(struct former){ .name = d->present, .since = clock_mono() };
 	d->present = xstrdup(name);
 	return 0;
 }
@@ -447,7 +465,7 @@ static int take_over(struct files_disk *d, const struct files_item *v, size_t n,
 	return r;
 }
 
-int files_disk_write(struct files_disk *d, const struct files_item *v, size_t n, uid_t uid,
+static int write_set(struct files_disk *d, const struct files_item *v, size_t n, uid_t uid,
 	gid_t gid, struct err *e)
 {
 	AUTO(free) char *name = NULL;
@@ -474,4 +492,17 @@ int files_disk_write(struct files_disk *d, const struct files_item *v, size_t n,
 	r = make_links(d, v, n, true, e);
 	drop_links(d);
 	return r ? err_wrap(e, "%s", d->dir) : 0;
+}
+
+int files_disk_write(struct files_disk *d, const struct files_item *v, size_t n, uid_t uid,
+	gid_t gid, struct err *e)
+{
+	int r = write_set(d, v, n, uid, gid, e);
+
+	/* Former sets are a courtesy. */
+	if (r == ERR_EXHAUSTED && d->n_former) {
+		files_disk_sweep(d, 0);
+		r = write_set(d, v, n, uid, gid, e);
+	}
+	return r;
 }

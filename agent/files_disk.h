@@ -7,7 +7,7 @@
  *
  * so a new set takes the place of the old one by one rename. A set that could not be written whole
  * never becomes the present one; what a killed process left is removed when the folder is opened
- * again. The set before the present one stays for a while, for readers that have looked up where
+ * again. The sets before the present one stay for a while, for readers that have looked up where
  * "..data" leads and open one file after the other.
  *
  * Everything here blocks: it is for a worker thread, one at a time for each folder.
@@ -20,7 +20,10 @@
 
 #include "lib/buf.h"
 
-enum { FILES_DISK_MAX = 4 << 20 }; /* bytes of one file */
+enum {
+	FILES_DISK_MAX = 4 << 20, /* bytes of one file */
+	FILES_DISK_KEPT = 16,     /* sets beside the present one */
+};
 
 struct files_item {
 	const char *name; /* below the folder; "a/b" if a is there */
@@ -46,7 +49,7 @@ bool files_disk_read(struct files_disk *d, const char *name, unsigned mode, uid_
  * ERR_EXHAUSTED: the disk is full. On every failure the old set stands as it was. */
 int files_disk_write(struct files_disk *d, const struct files_item *v, size_t n, uid_t uid,
 	gid_t gid, struct err *e) MUST_USE;
-/* Removes the set before the present one. */
-void files_disk_sweep(struct files_disk *d);
+/* Removes the sets that have not been the present one for so long. True: others are left. */
+bool files_disk_sweep(struct files_disk *d, int64_t older_ns);
 
 #endif

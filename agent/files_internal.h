@@ -39,6 +39,7 @@ struct files_out {
 	struct files_notify *notify;
 	struct files_slot *slots;
 	size_t n_slots;
+	bool former;            /* sets before the present one are left */
 	bool busy;              /* a job is under way */
 	bool x509_new, jwt_new; /* since those who want to know were told */
 	bool x509_seen;

@@ -143,7 +143,9 @@ static void done(void *arg)
 		return;
 	}
 	backoff_reset(&out->backoff);
-	loop_timer_set(out->sweep, SWEEP_S * NS_PER_SEC);
+	if (!out->former)
+		loop_timer_set(out->sweep, SWEEP_S * NS_PER_SEC);
+	out->former = true;
 	log_event(LOG_INFO, "files", "Files updated", "set", *out->o->name ? out->o->name : NULL,
 		"cert_dir", out->o->cert_dir, NULL);
 	mark_written(out);
@@ -225,11 +227,13 @@ void files_out_expires(struct files_out *out, struct wall at)
 	loop_timer_set_wall(out->expiry, at);
 }
 
-/* ---- the set before the present one ---- */
+/* ---- the sets before the present one ---- */
 
 static void sweep_work(void *arg)
 {
-	files_disk_sweep(((struct files_out *)arg)->disk);
+	struct files_out *out = arg;
+
+	out->former = files_disk_sweep(out->disk, SWEEP_S * NS_PER_SEC);
 }
 
 static void sweep_done(void *arg)
@@ -237,6 +241,8 @@ static void sweep_done(void *arg)
 	struct files_out *out = arg;
 
 	out->busy = false;
+	if (out->former)
+		loop_timer_set(out->sweep, NS_PER_SEC);
 	files_out_flush(out);
 }
 
@@ -283,7 +289,7 @@ int files_out_init(
 void files_out_deinit(struct files_out *out)
 {
 	if (out->disk)
-		files_disk_sweep(out->disk);
+		files_disk_sweep(out->disk, 0);
 	files_disk_close(out->disk);
 	files_notify_free(out->notify);
 	loop_timer_free(out->retry);

@@ -122,7 +122,8 @@ together() {
 	local seen
 	seen=$(cat_pair "$W/certs" svid.pem svid_key.pem 13) || return 1
 	echo "reads and sets: $seen"
-	[ "${seen#* }" -ge 5 ] && [ "$(cat "$W/certs/other")" = mine ] && [ "$(sets)" -le 2 ]
+	[ "${seen#* }" -ge 5 ] && [ "$(cat "$W/certs/other")" = mine ] && [ "$(sets)" -le 16 ] || return 1
+	kill "$FPID" && until_ok 5 gone "$FPID" && [ "$(sets)" = 1 ]
 }
 
 sets_and_signals() {

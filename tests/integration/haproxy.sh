@@ -30,7 +30,7 @@ gateway() {
 	until_ok 10 eval "[ \"\$(curl_as client https://127.0.0.1:$port/)\" = 200 ]" || return 1
 	python3 tests/integration/tls-load.py "$port" "$W/stop" "$W/files/client" "spiffe://$TD/gateway" "client=spiffe://$TD/client" >"$W/load" 2>&1 &
 	pids+=("$!")
-	through_rotations "$W/files-haproxy.conf" "$!" || return 1
+	through_rotations "$W/files-haproxy.conf" "$!" gateway "$me" || return 1
 	! gone "$proxy" || return 1
 	# Who must stay outside.
 	[ "$(curl_as impostor "https://127.0.0.1:$port/")" = 403 ] || die 'another SPIFFE ID gets in'

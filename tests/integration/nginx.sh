@@ -28,7 +28,7 @@ gateway() {
 	sleep 1 # the first signal may have come before there was a process
 	python3 tests/integration/tls-load.py "$port" "$W/stop" "$W/files/client" "spiffe://$TD/gateway" "client=spiffe://$TD/client" >"$W/load" 2>&1 &
 	pids+=("$!")
-	through_rotations "$W/files-nginx.conf" "$!" || return 1
+	through_rotations "$W/files-nginx.conf" "$!" gateway "$me" || return 1
 	# Who must stay outside.
 	[ "$(curl_as client "https://127.0.0.1:$port/")" = 200 ] && grep -q "client=spiffe://$TD/client\$" "$W/body" || die 'the client is refused'
 	[ "$(curl_as stranger "https://127.0.0.1:$port/")" = 403 ] || die 'another SPIFFE ID gets in'

@@ -75,7 +75,7 @@ database() {
 	sed 's|files/orders|files/stranger|' "$W/client.sh" >"$W/stranger.sh"
 	load >"$W/load" 2>&1 &
 	pids+=("$!")
-	through_rotations "$W/files-postgres.conf" "$!" || return 1
+	through_rotations "$W/files-postgres.conf" "$!" db "unix:uid:$uid" -dns db.example.org || return 1
 
 	# The SPIFFE ID in SQL.
 	[ "$(as 61001 sh "$W/client.sh" -Atc "SELECT value FROM ssl_extension_info() WHERE name = 'subjectAltName'")" = "URI:spiffe://$TD/orders" ] || die 'sslinfo says something else'

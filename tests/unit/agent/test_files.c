@@ -272,11 +272,13 @@ static void test_disk_changes_together(void)
 	CHECK_STR(buf_cstr(&b), "c1");
 	CHECK_OK(write_two(d, "c2", "k2", &e));
 	check_two("c2", "k2");
-	/* the one before stays until it is swept, and no longer than to the next */
+	/* those before stay for their time, and not more of them than so many */
 	CHECK_INT(count("ls -d ..data.????* | grep -v lock | wc -l"), 2);
-	CHECK_OK(write_two(d, "c3", "k3", &e));
-	CHECK_INT(count("ls -d ..data.????* | grep -v lock | wc -l"), 2);
-	files_disk_sweep(d);
+	CHECK(files_disk_sweep(d, 3600 * NS_PER_SEC));
+	for (int i = 0; i < FILES_DISK_KEPT + 3; i++)
+		CHECK_OK(write_two(d, "c3", "k3", &e));
+	CHECK_INT(count("ls -d ..data.????* | grep -v lock | wc -l"), FILES_DISK_KEPT + 1);
+	CHECK(!files_disk_sweep(d, 0));
 	CHECK_INT(count("ls -d ..data.????* | grep -v lock | wc -l"), 1);
 	check_two("c3", "k3");
 	files_disk_close(d);
