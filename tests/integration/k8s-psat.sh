@@ -8,7 +8,7 @@
 
 # An API server that a test has started again goes on after it.
 trap 'kube_end apiserver -KILL; cleanup' EXIT
-again() { KUBE_KEEP=1 "$@" && disown "$(cat "$KUBE/apiserver.pid")"; }
+again() { KUBE_KEEP=1 "$@"; }
 
 need() { kube_need etcd kube-apiserver kubectl; }
 

@@ -6,7 +6,7 @@
 . tests/e2e/kube.inc
 
 trap 'kube_end apiserver -KILL; cleanup' EXIT
-again() { KUBE_KEEP=1 "$@" && disown "$(cat "$KUBE/apiserver.pid")"; }
+again() { KUBE_KEEP=1 "$@"; }
 need() { kube_need etcd kube-apiserver kubectl; }
 
 # watch [PATH]: kubewatch in the background; what it says is in $W/events
