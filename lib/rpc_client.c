@@ -14,8 +14,8 @@
 
 enum {
 	BACKOFF_FIRST_MS = 200,
-	BACKOFF_MAX_MS = 20000,
-	KEEPALIVE_MS = 30000, /* while calls are open; below that of any NAT on the way */
+	BACKOFF_MAX_MS = 5000, /* as often as an agent of SPIRE asks a server that is there */
+	KEEPALIVE_MS = 30000,  /* while calls are open; below that of any NAT on the way */
 	KEEPALIVE_TIMEOUT_MS = 20000,
 	METADATA_MAX = 16384,  /* as grpc-go's clients accept at least */
 	GOOD_AFTER_MS = 10000, /* a connection that stood so long was a success */
@@ -166,6 +166,12 @@ static void conn_proved(struct client_conn *conn, grpc_status_code code)
 	conn->proved = true;
 	if (conn->client->conn == conn)
 		client_alive(conn->client);
+}
+
+void client_call_heard(struct client_call *c)
+{
+	if (!c->client->freed)
+		conn_proved(c->conn, GRPC_STATUS_OK);
 }
 
 static void watch_ready(uv_poll_t *p, int status, int events)

@@ -41,6 +41,8 @@ void client_call_start(struct client_call *c);
 void client_call_batch(struct client_call *c, const grpc_op *ops, size_t n, struct rpc_tag *t);
 /* An event of it came in; true when it was the last and c is gone. */
 bool client_call_event(struct client_call *c);
+/* A message came: the connection is a good one, though the call goes on. */
+void client_call_heard(struct client_call *c);
 /* Tells the caller, once. */
 void client_call_end(struct client_call *c, const struct rpc_status *st);
 void client_call_fail_later(struct client_call *c, int code, const char *msg);

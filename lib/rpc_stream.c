@@ -130,6 +130,8 @@ static void recv_done(struct rpc_tag *t, bool ok)
 	bool more = s->received != NULL;
 
 	(void)ok;
+	if (more)
+		client_call_heard(&s->base);
 	if (more && !s->base.told && s->broken.code == 0)
 		deliver(s);
 	if (more)

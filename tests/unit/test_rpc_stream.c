@@ -109,6 +109,23 @@ static void test_stream_cancel(void)
 	end();
 }
 
+/* A connection on which a stream's message came was a good one: the next loss is the first, and
+ * the pauses between attempts do not add up to more than a test may take. */
+static void test_stream_lost_again_and_again(void)
+{
+	begin();
+	for (int i = 0; i < 12; i++) {
+		open_watch("open");
+		while (n_messages < 1)
+			loop_run(loop);
+		shutdown(accepted_fd, SHUT_RDWR);
+		run_until_ended();
+		CHECK_INT(end_code, ERR_UNAVAILABLE);
+	}
+	CHECK_INT(n_peers, 12);
+	end();
+}
+
 static void test_stream_server_stops(void)
 {
 	begin();
@@ -263,5 +280,5 @@ static void test_health(void)
 }
 
 TEST_MAIN(TEST(test_server_stream), TEST(test_stream_cancel), TEST(test_stream_server_stops),
-	TEST(test_stream_client_freed), TEST(test_bidi), TEST(test_stream_flood),
-	TEST(test_reflection), TEST(test_health))
+	TEST(test_stream_lost_again_and_again), TEST(test_stream_client_freed), TEST(test_bidi),
+	TEST(test_stream_flood), TEST(test_reflection), TEST(test_health))
