@@ -257,11 +257,11 @@ publisher() {
 bundle_follows() {
 	need
 	kubectl -n spire delete configmap spire-bundle --ignore-not-found
-	psat_conf "kube_config_file = \"$KUBE/server.kubeconfig\"" '' "$(publisher)" && server_start && until_ok 10 same_roots || return 1
+	psat_conf "kube_config_file = \"$KUBE/server.kubeconfig\"" '' "$(publisher)" && server_start && until_ok 20 same_roots || return 1
 	[ "$(roots)" = 1 ] || die "$(roots) roots"
 	published bundle.json | jq -e '.spiffe_refresh_hint == 300 and (.keys | length) == 2' || return 1
 	kubectl -n spire patch configmap spire-bundle -p '{"data":{"other":"mine","bundle.crt":"edited"}}' || return 1
-	authority x509 prepare && until_ok 10 same_roots || return 1
+	authority x509 prepare && until_ok 20 same_roots || return 1
 	[ "$(roots)" = 2 ] || die "$(roots) roots after the rotation"
 	[ "$(published other)" = mine ] || die "another key was touched"
 	kube_end apiserver
@@ -279,7 +279,7 @@ notifier() {
 	need
 	kubectl -n spire delete configmap spire-bundle --ignore-not-found
 	psat_conf "kube_config_file = \"$KUBE/server.kubeconfig\"" '' \
-		"Notifier \"k8sbundle\" { plugin_data { kube_config_file_path = \"$KUBE/server.kubeconfig\" } }" && server_start && until_ok 10 same_roots
+		"Notifier \"k8sbundle\" { plugin_data { kube_config_file_path = \"$KUBE/server.kubeconfig\" } }" && server_start && until_ok 20 same_roots
 }
 
 if kube_have etcd kube-apiserver kubectl; then

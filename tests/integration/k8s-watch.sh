@@ -14,10 +14,10 @@ watch() {
 	"$TOOLS/kubewatch" "$KUBE/admin.kubeconfig" "${1:-/api/v1/namespaces/w/configmaps?labelSelector=w}" >>"$W/events" 2>&1 &
 	WPID=$!
 	pids+=("$WPID")
-	until_ok 10 grep -qx synced "$W/events"
+	until_ok 30 grep -qx synced "$W/events"
 }
 
-saw() { until_ok "${2:-10}" grep -qxF -- "$1" "$W/events"; }
+saw() { until_ok "${2:-30}" grep -qxF -- "$1" "$W/events"; }
 forget() { : >"$W/events"; }
 map() { kubectl -n w create configmap "$1" --dry-run=client -o yaml | sed 's/^metadata:/metadata:\n  labels: {w: x}/' | kubectl apply -f - >/dev/null; }
 start() {
