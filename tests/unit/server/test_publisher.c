@@ -130,12 +130,21 @@ static void run_until(int n)
 		loop_run(loop);
 }
 
+static void nap_over(void *arg)
+{
+	*(bool *)arg = true;
+	loop_stop(loop);
+}
+
+/* An apply ends loop_run() too. */
 static void nap(int ms)
 {
-	struct loop_timer *t = loop_timer_new(loop, stop, NULL);
+	bool over = false;
+	struct loop_timer *t = loop_timer_new(loop, nap_over, &over);
 
 	loop_timer_set(t, ms * NS_PER_MS);
-	loop_run(loop);
+	while (!over)
+		loop_run(loop);
 	loop_timer_free(t);
 }
 
