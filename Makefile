@@ -259,6 +259,7 @@ demo: all tools
 
 lint:
 	$(Q)deploy/deps.sh build test lint
+	$(Q)$(MAKE) --no-print-directory programs
 	$(Q)tests/lint/run
 
 format:

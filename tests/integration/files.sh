@@ -59,7 +59,7 @@ keys_of_the_helper() {
 	world 1h || return 1
 	PORT=$(free_port)
 	conf "cmd = \"/bin/sh\"
-		cmd_args = \"-c \\\"echo started >>$W/cmd; trap 'echo hup >>$W/cmd' HUP; while :; do sleep 0.1; done\\\"\"
+		cmd_args = \"-c \\\"echo started >>$W/cmd; trap 'echo hup >>$W/cmd' HUP; while [ -e $W/cmd ]; do sleep 0.1; done\\\"\"
 		renew_signal = \"SIGHUP\"
 		jwt_svids = [{jwt_audience=\"one\", jwt_extra_audiences=[\"two\", \"three\"], jwt_svid_file_name=\"jwt_svid.token\"}]
 		jwt_bundle_file_name = \"jwt_bundle.json\"
