@@ -232,23 +232,15 @@ static int write_all(struct import *im, struct keymgr *m, struct err *e)
 /* The same into a folder that is thrown away. */
 static int write_nowhere(struct import *im, struct err *e)
 {
-	static const char *const files[] = { "", "-wal", "-shm" };
-	const char *tmp = getenv("TMPDIR");
-	AUTO(free)
-	char *dir = xasprintf("%s/assay-import-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+	AUTO(free) char *dir = NULL;
 	AUTO(free) char *path = NULL;
-	int r;
+	int r = store_scratch_make(&dir, e);
 
-	if (!mkdtemp(dir))
-		return err_errno(e, errno, "making a temporary folder %s", dir);
+	if (r)
+		return r;
 	path = xasprintf("%s/db", dir);
 	r = store_import(path, &im->spire, buf_view(&im->journal), &im->left, &im->n_entries, e);
-	for (size_t i = 0; i < ARRAY_LEN(files); i++) {
-		AUTO(free) char *name = xasprintf("%s%s", path, files[i]);
-
-		unlink(name);
-	}
-	rmdir(dir);
+	store_scratch_remove(dir);
 	return r;
 }
 

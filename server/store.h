@@ -201,6 +201,11 @@ int store_import_state(const char *path, const char *fingerprint, enum store_imp
 int store_import(const char *path, const struct spire *s, struct bytes journal,
 	struct strings *left, size_t *ret_entries, struct err *e) MUST_USE;
 
+/* A new folder, below TMPDIR, for a database <folder>/db that is thrown away with it. Caller frees
+ * the name. */
+int store_scratch_make(char **ret_dir, struct err *e) MUST_USE;
+void store_scratch_remove(const char *dir);
+
 struct store_stats {
 	uint64_t statements, transactions, changes;
 };

@@ -1,6 +1,8 @@
 /* Filling an empty database with what a SPIRE server left behind. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "server/spire.h"
 #include "server/store_sqlite.h"
@@ -174,4 +176,33 @@ int store_import(const char *path, const struct spire *s, struct bytes journal,
 		r = fill(d, s, journal, left, ret_entries, e);
 	db_close(d);
 	return r;
+}
+
+/* ---- a database that is thrown away ---- */
+
+int store_scratch_make(char **ret_dir, struct err *e)
+{
+	const char *tmp = getenv("TMPDIR");
+	char *dir = xasprintf("%s/assay-import-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+
+	if (!mkdtemp(dir)) {
+		int r = err_errno(e, errno, "making a temporary folder %s", dir);
+
+		free(dir);
+		return r;
+	}
+	*ret_dir = dir;
+	return 0;
+}
+
+void store_scratch_remove(const char *dir)
+{
+	static const char *const suffixes[] = { "", "-wal", "-journal", "-shm" };
+
+	for (size_t i = 0; i < ARRAY_LEN(suffixes); i++) {
+		AUTO(free) char *name = xasprintf("%s/db%s", dir, suffixes[i]);
+
+		unlink(name);
+	}
+	rmdir(dir);
 }

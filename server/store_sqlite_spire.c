@@ -87,17 +87,8 @@ static int copy_file(const char *path, const char *suffix, const char *dir, stru
 	return 0;
 }
 
-static const char *const suffixes[] = { "", "-wal", "-journal", "-shm" };
-
-static void remove_copy(const char *dir)
-{
-	for (size_t i = 0; i < ARRAY_LEN(suffixes); i++) {
-		AUTO(free) char *name = xasprintf("%s/db%s", dir, suffixes[i]);
-
-		unlink(name);
-	}
-	rmdir(dir);
-}
+/* A database's files, but for -shm, which SQLite makes anew from the log. */
+static const char *const suffixes[] = { "", "-wal", "-journal" };
 
 /* SQLite's file names as URIs. */
 static void put_escaped(struct buf *b, const char *path)
@@ -588,16 +579,13 @@ static int read_all(struct reader *r, struct err *e)
 
 static int read_copy(struct reader *r, struct err *e)
 {
-	const char *tmp = getenv("TMPDIR");
-	AUTO(free)
-	char *dir = xasprintf("%s/assay-import-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+	AUTO(free) char *dir = NULL;
 	AUTO(free) char *copy = NULL;
-	int code = 0;
+	int code = store_scratch_make(&dir, e);
 
-	if (!mkdtemp(dir))
-		return err_errno(e, errno, "making a temporary folder %s", dir);
-	/* Without -shm: SQLite makes it anew from the log. */
-	for (size_t i = 0; i < ARRAY_LEN(suffixes) - 1 && !code; i++)
+	if (code)
+		return code;
+	for (size_t i = 0; i < ARRAY_LEN(suffixes) && !code; i++)
 		code = copy_file(r->path, suffixes[i], dir, e);
 	copy = xasprintf("%s/db", dir);
 	if (!code)
@@ -605,7 +593,7 @@ static int read_copy(struct reader *r, struct err *e)
 	if (!code)
 		code = read_all(r, e);
 	sqlite3_close(r->h);
-	remove_copy(dir);
+	store_scratch_remove(dir);
 	return code;
 }
 
